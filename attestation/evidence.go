@@ -1,0 +1,90 @@
+package attestation
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/cordon-ota/cordon/attestation/digest"
+)
+
+// Sentinel errors of DecodeEvidence.
+var (
+	// ErrTooLarge is returned for Evidence beyond MaxEvidenceBytes, or with a field beyond its own limit.
+	ErrTooLarge = errors.New("evidence is too large")
+	// ErrMalformed is returned for anything that is not exactly one Evidence document of a known version.
+	ErrMalformed = errors.New("evidence is malformed")
+)
+
+// highestPCR is the last register of a PC Client TPM.
+const highestPCR = 23
+
+// DecodeEvidence reads one Evidence document. It is strict: unknown members, duplicates, bytes after the end, an
+// unknown version, a missing field and PCRs that do not rise within 0..23 are all refused. It returns ErrTooLarge
+// before it parses, or ErrMalformed.
+func DecodeEvidence(b []byte) (Evidence, error) {
+	if len(b) > MaxEvidenceBytes {
+		return Evidence{}, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(b), MaxEvidenceBytes)
+	}
+	var e Evidence
+	if err := json.Unmarshal(b, &e, json.RejectUnknownMembers(true)); err != nil {
+		return Evidence{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	if err := checkEvidence(e); err != nil {
+		return Evidence{}, err
+	}
+	return e, nil
+}
+
+// EncodeEvidence writes e; DecodeEvidence(EncodeEvidence(e)) is e. It returns ErrTooLarge or ErrMalformed for
+// Evidence that no verifier would accept.
+func EncodeEvidence(e Evidence) ([]byte, error) {
+	if err := checkEvidence(e); err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(e, json.Deterministic(true))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	if len(b) > MaxEvidenceBytes {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(b), MaxEvidenceBytes)
+	}
+	return b, nil
+}
+
+// DigestEvidence identifies e in verdicts and audit records: the SHA-256 of its JSON without the log, which
+// Evidence.LogDigest stands for.
+func DigestEvidence(e Evidence) digest.SHA256 {
+	e.Log = nil
+	b, err := json.Marshal(e, json.Deterministic(true))
+	if err != nil {
+		return digest.SHA256{} // "no digest"; numbers, bytes and digests always encode
+	}
+	return digest.Of(b)
+}
+
+// checkEvidence checks what can be said about e without any key.
+func checkEvidence(e Evidence) error {
+	if e.Version != EvidenceVersion {
+		return fmt.Errorf("%w: version %d, want %d", ErrMalformed, e.Version, EvidenceVersion)
+	}
+	if len(e.Quote) > MaxQuoteBytes || len(e.Signature) > MaxSignatureBytes || len(e.Log) > MaxLogBytes {
+		return fmt.Errorf("%w: quote %d, signature %d, log %d bytes; at most %d, %d, %d", ErrTooLarge,
+			len(e.Quote), len(e.Signature), len(e.Log), MaxQuoteBytes, MaxSignatureBytes, MaxLogBytes)
+	}
+	if len(e.Quote) == 0 || len(e.Signature) == 0 || e.LogDigest.IsZero() {
+		return fmt.Errorf("%w: quote, signature and log digest are needed", ErrMalformed)
+	}
+	if len(e.PCRs) == 0 {
+		return fmt.Errorf("%w: no PCRs", ErrMalformed)
+	}
+	previous := -1
+	for _, p := range e.PCRs {
+		if p.Index <= previous || p.Index > highestPCR {
+			return fmt.Errorf("%w: PCR %d after %d, want rising indexes up to %d", ErrMalformed, p.Index, previous, highestPCR)
+		}
+		previous = p.Index
+	}
+	return nil
+}

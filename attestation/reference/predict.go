@@ -1,0 +1,243 @@
+package reference
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+
+	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/attestation/eventlog"
+)
+
+// Errors of PredictUKI; test with errors.Is. Any other error of it means that the file could not be read.
+var (
+	// ErrNotUKI: the file is no PE program, or has no kernel in it.
+	ErrNotUKI = errors.New("file is not a unified kernel image")
+	// ErrUnpredictable: a UKI, but this build does not know what a device that boots it measures.
+	ErrUnpredictable = errors.New("cannot predict what this unified kernel image measures")
+)
+
+// The PCRs that a UKI owns on the boot path BootDirectUKI.
+const (
+	pcrPrograms    = 4  // the firmware: what it starts
+	pcrKernelInput = 9  // the kernel's EFI stub: command line and initrd
+	pcrSections    = 11 // systemd-stub: sections of the UKI
+	pcrOverrides   = 12 // systemd-stub: command line and files from outside of the UKI
+	pcrExtensions  = 13 // systemd-stub: system extensions from outside of the UKI; a direct boot of the image alone has none
+)
+
+// bootAction is the text that the firmware measures into PCR 4 before it tries boot options.
+const bootAction = "Calling EFI Application from Boot Option"
+
+// measuredSections are the sections that systemd-stub 252 measures into PCR 11, in its order.
+var measuredSections = [...]string{".linux", ".osrel", ".cmdline", ".initrd"}
+
+// otherSections are sections that some version of systemd-stub measures or acts on, and that no recorded evidence
+// covers. A wrong expectation would refuse every device of a fleet, so it is not made.
+var otherSections = [...]string{
+	".splash", ".dtb", ".dtbauto", ".hwids", ".ucode", ".pcrpkey", ".pcrsig", ".profile", ".efifw",
+}
+
+// stubName finds the version in the section .sdmagic of a systemd-stub.
+var stubName = regexp.MustCompile(`^#### LoaderInfo: systemd-stub ([0-9]+)[^#]* ####\x00?$`)
+
+// stubVersion is the version whose measurements are modelled.
+const stubVersion = "252"
+
+// uki collects what is measured while an image is read.
+type uki struct {
+	im      *image
+	linux   section
+	names   []string // sections that are there, in the order of measuredSections
+	digests map[string]digest.SHA256
+}
+
+// PredictUKI computes the Reference Values of the UKI in r (size bytes) for the boot path BootDirectUKI with Secure
+// Boot off. It reads r in streams with flat memory. It returns ErrNotUKI, ErrUnpredictable, or an error of r.
+func PredictUKI(r io.ReaderAt, size int64) (Values, error) {
+	im, err := openPE(r, size)
+	if err != nil {
+		return Values{}, err
+	}
+	u := &uki{im: im, digests: map[string]digest.SHA256{}}
+	if err := u.check(); err != nil {
+		return Values{}, err
+	}
+	if err := u.hashSections(); err != nil {
+		return Values{}, err
+	}
+	pcr4, err := u.programs()
+	if err != nil {
+		return Values{}, err
+	}
+	pcr9, err := u.kernelInput()
+	if err != nil {
+		return Values{}, err
+	}
+	file, err := hashAll(r, size)
+	if err != nil {
+		return Values{}, err
+	}
+	return Values{Version: Version, Image: file, Boot: BootDirectUKI, PCRs: []PCR{
+		register(pcrPrograms, pcr4), register(pcrKernelInput, pcr9),
+		register(pcrSections, u.sectionEvents()), register(pcrOverrides, []Event{}),
+		register(pcrExtensions, []Event{}),
+	}}, nil
+}
+
+// register computes where events lead.
+func register(index int, events []Event) PCR {
+	return PCR{Index: index, Events: events, Value: replay(events)}
+}
+
+// replay extends events into a register of zeros.
+func replay(events []Event) digest.SHA256 {
+	var v digest.SHA256
+	for _, e := range events {
+		v = eventlog.Extend(v, e.Digest)
+	}
+	return v
+}
+
+// check refuses images whose measurements are not known, before anything large is read.
+func (u *uki) check() error {
+	linux, ok, err := u.im.find(".linux")
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return notUKI("no section .linux")
+	}
+	u.linux = linux
+	for _, name := range otherSections {
+		if _, ok, err := u.im.find(name); err != nil || ok {
+			return errors.Join(err, fmt.Errorf("%w: it has a section %s", ErrUnpredictable, name))
+		}
+	}
+	return u.checkStub()
+}
+
+// checkStub compares the stub's version with the one that is modelled: later ones measure more.
+func (u *uki) checkStub() error {
+	s, ok, err := u.im.find(".sdmagic")
+	if err != nil || !ok {
+		return err
+	}
+	if s.virtual > 1024 {
+		return fmt.Errorf("%w: its section .sdmagic has %d bytes", ErrUnpredictable, s.virtual)
+	}
+	text, err := readAt(u.im.r, s.offset, int(s.virtual))
+	if err != nil {
+		return err
+	}
+	m := stubName.FindSubmatch(text)
+	if m == nil {
+		return fmt.Errorf("%w: its section .sdmagic names no systemd-stub", ErrUnpredictable)
+	}
+	if string(m[1]) != stubVersion {
+		return fmt.Errorf("%w: it was made with systemd-stub %s, known is %s", ErrUnpredictable, m[1], stubVersion)
+	}
+	return nil
+}
+
+// hashSections hashes each measured section once.
+func (u *uki) hashSections() error {
+	for _, name := range measuredSections {
+		s, ok, err := u.im.find(name)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue
+		}
+		d, err := hashAll(u.im.content(s), s.virtual)
+		if err != nil {
+			return err
+		}
+		u.names = append(u.names, name)
+		u.digests[name] = d
+	}
+	return nil
+}
+
+// programs lists PCR 4: the firmware announces boot options, ends its own part, and starts the UKI, whose stub lets
+// the firmware start the kernel.
+func (u *uki) programs() ([]Event, error) {
+	whole, err := u.im.authenticode()
+	if err != nil {
+		return nil, err
+	}
+	inner, err := openPE(u.im.content(u.linux), u.linux.virtual)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the kernel in section .linux: %w", err)
+	}
+	kernel, err := inner.authenticode()
+	if err != nil {
+		return nil, err
+	}
+	return []Event{
+		{Digest: digest.Of([]byte(bootAction)), What: "the firmware tries its boot options"},
+		{Digest: digest.Of(make([]byte, 4)), What: "separator"},
+		{Digest: whole, What: "the unified kernel image, as a program"},
+		{Digest: kernel, What: "the kernel in section .linux, as a program"},
+	}, nil
+}
+
+// kernelInput lists PCR 9: the kernel's EFI stub measures its load options in UTF-16 and the initrd.
+func (u *uki) kernelInput() ([]Event, error) {
+	events := []Event{}
+	if s, ok, err := u.im.find(".cmdline"); err != nil {
+		return nil, err
+	} else if ok {
+		options, err := u.loadOptions(s)
+		if err != nil {
+			return nil, err
+		}
+		events = append(events, Event{Digest: digest.Of(options), What: "load options: the kernel command line"})
+	}
+	if d, ok := u.digests[".initrd"]; ok {
+		events = append(events, Event{Digest: d, What: "the initial file system"})
+	}
+	return events, nil
+}
+
+// loadOptions converts the command line as the stub does. Versions of the stub differ in what they make of control
+// characters and of text beyond ASCII, so those are refused instead of guessed.
+func (u *uki) loadOptions(s section) ([]byte, error) {
+	if s.virtual > maxCommandLine {
+		return nil, fmt.Errorf("%w: the command line has %d bytes, at most %d", ErrUnpredictable, s.virtual, maxCommandLine)
+	}
+	text, err := readAt(u.im.r, s.offset, int(s.virtual))
+	if err != nil {
+		return nil, err
+	}
+	out := make([]byte, 0, 2*len(text)+2)
+	for i, c := range text {
+		if c < 0x20 || c > 0x7E {
+			return nil, fmt.Errorf("%w: byte %d of section .cmdline is 0x%02x; only printable ASCII without a line end is understood",
+				ErrUnpredictable, i, c)
+		}
+		out = append(out, c, 0)
+	}
+	return append(out, 0, 0), nil
+}
+
+// sectionEvents lists PCR 11: per section its name with a zero byte, then its content.
+func (u *uki) sectionEvents() []Event {
+	var events []Event
+	for _, name := range u.names {
+		events = append(events,
+			Event{Digest: digest.Of([]byte(name + "\x00")), What: "name of section " + name},
+			Event{Digest: u.digests[name], What: "content of section " + name + sectionWords(name)})
+	}
+	return events
+}
+
+// sectionWords says what a section holds.
+func sectionWords(name string) string {
+	words := map[string]string{".linux": "the kernel", ".osrel": "the release description",
+		".cmdline": "the kernel command line", ".initrd": "the initial file system"}
+	return strings.TrimSuffix(": "+words[name], ": ")
+}
