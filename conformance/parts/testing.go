@@ -1,0 +1,119 @@
+package parts
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// testTimeout bounds the start of one part in a test.
+const testTimeout = 5 * time.Minute
+
+// stockNumber counts the TPMs that the tests of this process took, so that no two of them are the same one.
+var stockNumber atomic.Int32
+
+// TestTPM starts a TPM, never used before and different from every other one of this test process, that lives as long
+// as the test.
+func TestTPM(t testing.TB) *TPM {
+	t.Helper()
+	return TestTPMWith(t, TPMConfig{})
+}
+
+// TestTPMWith is TestTPM with choices. An empty Dir means the test's own folder; with a Dir, CA or Name the TPM is
+// manufactured for this test.
+func TestTPMWith(t testing.TB, cfg TPMConfig) *TPM {
+	t.Helper()
+	if cfg.Dir == "" {
+		cfg.Dir = t.TempDir()
+		if cfg.CA == "" && cfg.Name == "" && cfg.Stock == 0 {
+			cfg.Stock = int(stockNumber.Add(1))
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	tpm, err := StartTPM(ctx, cfg)
+	if err != nil {
+		t.Fatalf("StartTPM: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := tpm.Stop(); err != nil {
+			t.Errorf("TPM.Stop: %v", err)
+		}
+	})
+	return tpm
+}
+
+// testPostgres is the one server of a test process. It stops, and its folder goes, when the process ends.
+var testPostgres = sync.OnceValues(func() (*Postgres, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	defer cancel()
+	return StartPostgres(ctx, "")
+})
+
+// TestPostgres returns the DSN of an empty database of its own, on a server that all tests of the process share.
+func TestPostgres(t testing.TB) string {
+	t.Helper()
+	server, err := testPostgres()
+	if err != nil {
+		t.Fatalf("StartPostgres: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	name, err := server.NewDatabase(ctx)
+	if err != nil {
+		t.Fatalf("NewDatabase: %v", err)
+	}
+	return server.DSN(name)
+}
+
+// TestKernels returns two different Debian kernels.
+func TestKernels(t testing.TB) []KernelImage {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	kernels, err := Kernels(ctx, t.Output())
+	if err != nil {
+		t.Fatalf("Kernels: %v", err)
+	}
+	return kernels
+}
+
+// TestUKI returns the path of the image that spec describes; an empty Kernel means the first of TestKernels.
+func TestUKI(t testing.TB, spec UKISpec) string {
+	t.Helper()
+	if spec.Kernel.Path == "" {
+		spec.Kernel = TestKernels(t)[0]
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	path, err := BuildUKI(ctx, spec)
+	if err != nil {
+		t.Fatalf("BuildUKI: %v", err)
+	}
+	return path
+}
+
+// TestMachine makes a machine that lives as long as the test; an empty Dir means the test's own folder.
+func TestMachine(t testing.TB, cfg MachineConfig) *Machine {
+	t.Helper()
+	if cfg.Dir == "" {
+		cfg.Dir = t.TempDir()
+	}
+	if own := &cfg.TPMConfig; cfg.TPM == nil && own.CA == "" && own.Name == "" && own.Stock == 0 {
+		own.Stock = int(stockNumber.Add(1))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	m, err := NewMachine(ctx, cfg)
+	if err != nil {
+		t.Fatalf("NewMachine: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := m.Close(); err != nil {
+			t.Errorf("Machine.Close: %v", err)
+		}
+	})
+	return m
+}
