@@ -1,0 +1,339 @@
+// Package store keeps the server's state in SQL: SQLite embedded by default, PostgreSQL for more than one replica.
+//
+// State changes are values. A caller reads, decides, and hands a Change to Commit; it returns when the change is
+// durable, together with its audit events and enforcement orders, or not applied at all. The committer batches many
+// Changes into one transaction, so no poll waits alone for an fsync.
+//
+// Trusted: an attacker who controls the database can withhold updates, forge verdicts and unwitnessed history. He cannot
+// make a device install what no publisher signed.
+package store
+
+import (
+	"errors"
+	"time"
+
+	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/server/fleet"
+)
+
+// Errors that callers test for.
+var (
+	ErrNotFound    = errors.New("not found")
+	ErrConflict    = errors.New("state changed in between")   // an Expect or a unique rule did not hold: read again, decide again
+	ErrUnavailable = errors.New("database cannot be reached") // nothing was decided
+)
+
+// Change is one state change: all of it becomes durable, or none.
+type Change struct {
+	Expect []Expect
+	Writes []Write
+	Events []Event
+	Orders []Order
+}
+
+// Expect names a row version that must still hold; Version 0 means that the row must not exist.
+type Expect struct {
+	Table   Table
+	Key     string
+	Version int64
+}
+
+// Table names a versioned table.
+type Table string
+
+// The versioned tables. Their key is a text column; a Put of their row raises the version by one.
+const (
+	Devices     Table = "devices"     // key: device id
+	Quarantines Table = "quarantines" // key: quarantine id
+	Releases    Table = "releases"    // key: product/version
+	Repos       Table = "repos"       // key: RepoImage
+	Directors   Table = "directors"   // key: device id
+	People      Table = "people"      // key: name
+	Settings    Table = "settings"    // key: setting name
+	Locks       Table = "locks"       // key: lock name; the version is the fence that Lock returned, and nothing Puts it
+)
+
+// Write is one of the Put and Add types below; the set is closed. Put writes the whole row (insert or replace), Add
+// inserts a row that must not exist yet (ErrConflict) unless its comment says otherwise.
+type Write interface{ write() }
+
+// PutDevice writes a device; Device.Version is ignored, Expect guards it. A second device with the same EKSPKI or TLSKey
+// is ErrConflict (V-17).
+type PutDevice struct{ Device fleet.Device }
+
+// PutQuarantine writes a quarantine. A second open quarantine of the same device is ErrConflict.
+type PutQuarantine struct{ Quarantine fleet.Quarantine }
+
+// AddApproval adds a person's approval of a subject; the same person twice is ErrConflict.
+type AddApproval struct{ Approval fleet.Approval }
+
+// PutRelease writes a release.
+type PutRelease struct{ Release Release }
+
+// PutRepo writes the state of a repository.
+type PutRepo struct{ Repo Repo }
+
+// AddMetadata adds an immutable metadata file; the same bytes again are no error, other bytes ErrConflict.
+type AddMetadata struct{ Metadata Metadata }
+
+// AddBeacon records that a timestamp was issued.
+type AddBeacon struct{ Beacon Beacon }
+
+// PutDirector writes a device's director documents.
+type PutDirector struct{ Director Director }
+
+// AddAppraisal stores an appraisal for good.
+type AddAppraisal struct{ Appraisal Appraisal }
+
+// AddLog stores an event log; one that is there already is no error.
+type AddLog struct {
+	Digest digest.SHA256
+	Bytes  []byte
+}
+
+// AddUpdate opens an update record; CloseUpdate ends the open one of the device, if there is any.
+type AddUpdate struct{ Update Update }
+
+// CloseUpdate ends the open update record of a device.
+type CloseUpdate struct {
+	Device   string
+	Result   string // "proven", "overdue", "superseded"
+	At       time.Time
+	Evidence digest.SHA256
+}
+
+// ConsumeChallenge makes a challenge single-use; a second time is ErrConflict. Rows past Expires are swept.
+type ConsumeChallenge struct {
+	Digest  digest.SHA256
+	Expires time.Time
+}
+
+// PutInventory writes an inventory entry; RemoveInventory takes one back.
+type PutInventory struct{ Entry Inventory }
+
+// RemoveInventory removes an inventory entry.
+type RemoveInventory struct{ Device string }
+
+// AddEnrollToken adds a one-time enrollment token; UseEnrollToken consumes it: used, expired or unknown is ErrConflict.
+type AddEnrollToken struct{ Token EnrollToken }
+
+// UseEnrollToken consumes a one-time enrollment token.
+type UseEnrollToken struct {
+	Hash   digest.SHA256
+	Device string
+	At     time.Time
+}
+
+// PutPerson writes a person.
+type PutPerson struct{ Person Person }
+
+// AddToken adds an access token; RevokeTokens ends all tokens of a person.
+type AddToken struct{ Token Token }
+
+// RevokeTokens ends every token of a person that is valid at At.
+type RevokeTokens struct {
+	Person string
+	At     time.Time
+}
+
+// PutSetting writes a setting.
+type PutSetting struct {
+	Name  string
+	Value []byte
+}
+
+// SettleOrder records what became of an enforcement order.
+type SettleOrder struct {
+	ID       int64
+	Acked    time.Time
+	Verified time.Time
+	Detail   string
+}
+
+func (PutDevice) write()        {}
+func (PutQuarantine) write()    {}
+func (AddApproval) write()      {}
+func (PutRelease) write()       {}
+func (PutRepo) write()          {}
+func (AddMetadata) write()      {}
+func (AddBeacon) write()        {}
+func (PutDirector) write()      {}
+func (AddAppraisal) write()     {}
+func (AddLog) write()           {}
+func (AddUpdate) write()        {}
+func (CloseUpdate) write()      {}
+func (ConsumeChallenge) write() {}
+func (PutInventory) write()     {}
+func (RemoveInventory) write()  {}
+func (AddEnrollToken) write()   {}
+func (UseEnrollToken) write()   {}
+func (PutPerson) write()        {}
+func (AddToken) write()         {}
+func (RevokeTokens) write()     {}
+func (PutSetting) write()       {}
+func (SettleOrder) write()      {}
+
+// Event is an audit event before it has its number. Data is marshalled deterministically.
+type Event struct {
+	At      time.Time
+	Type    string // "device.enrolled", "verdict.refused", ...: the closed list is in server/audit
+	Actor   string // person, device id, "verifier", "sweeper", "server"
+	Subject string // device id, release, person, ...
+	Data    any    // a struct or map that marshals to a JSON object; nil for none
+}
+
+// StoredEvent is an audit event as stored: Leaf holds the final bytes, Number is gap-free from 1.
+type StoredEvent struct {
+	Number  int64
+	At      time.Time
+	Type    string
+	Actor   string
+	Subject string
+	Leaf    []byte // {"v":1,"n":..,"at":"RFC 3339, microseconds","type":..,"actor":..,"subject":..,"data":{..}}
+}
+
+// Order is an enforcement order: put the device into the segment at every enforcement point. Epoch grows per device; an
+// older order never undoes a newer one.
+type Order struct {
+	ID       int64 // assigned by the database
+	Device   string
+	Segment  fleet.Segment
+	Epoch    int64
+	Point    string // enforcement point: "door"
+	At       time.Time
+	Acked    time.Time
+	Verified time.Time
+	Detail   string
+}
+
+// Release is a staged or published release.
+type Release struct {
+	Name        string // product/version
+	Version     int64  // row version
+	Product     string
+	Counter     uint64
+	Recovery    bool
+	State       string // api.ReleaseStaged or api.ReleasePublished
+	Hold        bool
+	HoldDetail  string
+	Statement   []byte
+	Bundles     [][]byte
+	Publishers  []string
+	Reference   map[string]digest.SHA256 // component -> blob
+	SBOMs       map[string]digest.SHA256
+	CreatedBy   string
+	CreatedAt   time.Time
+	PublishedAt time.Time
+	Timestamp   int64 // version of the timestamp that first showed it
+}
+
+// RepoImage is the key of the Image repository in Repos.
+const RepoImage = "image"
+
+// Repo is the state of a repository: which versions are current and, while Pending, which files still have to reach
+// the artifact store. The rows are the truth; the store's copy can be rebuilt from them.
+type Repo struct {
+	Name         string
+	Version      int64
+	ImageRoot    int64
+	DirectorRoot int64
+	Targets      int64
+	Products     map[string]int64
+	Snapshot     int64
+	Timestamp    int64
+	TimestampDoc []byte
+	IssuedAt     time.Time
+	Pending      []string // metadata names to copy, in the safe order; the timestamp is last
+}
+
+// Metadata is one immutable metadata file or offline target, by its name in the repository.
+type Metadata struct {
+	Name  string // "image/3.snapshot.json", "director/1.root.json", "image/targets/policy/<sha256>.p.json"
+	Bytes []byte
+}
+
+// Beacon is an issued timestamp: a quote over its digest is fresh for as long as the window after IssuedAt.
+type Beacon struct {
+	Digest   digest.SHA256
+	Version  int64
+	IssuedAt time.Time
+	Doc      []byte
+}
+
+// Director is what the director last signed for a device. Accepted is what the device last said it accepted.
+type Director struct {
+	Device    string
+	Version   int64         // row version
+	Number    int64         // version of all three roles
+	Content   digest.SHA256 // of what was signed over, without versions and times: unchanged means nothing to sign
+	Expires   time.Time
+	Timestamp []byte
+	Snapshot  []byte
+	Targets   []byte
+}
+
+// Appraisal is one verdict with all that led to it, for good.
+type Appraisal struct {
+	ID       digest.SHA256 // SHA-256 of Device, time and Input: unique
+	Number   int64         // assigned by the database, rising
+	Device   string
+	Product  string
+	At       time.Time
+	Outcome  string
+	Release  string
+	Input    []byte // attestation.Input as JSON, without the log
+	Verdict  []byte // exact verdict bytes
+	Verifier string
+	Policy   digest.SHA256
+	Baseline digest.SHA256
+}
+
+// Update is one device's step to a release.
+type Update struct {
+	Device    string
+	Product   string
+	From      string
+	To        string
+	OfferedAt time.Time
+	EndedAt   time.Time
+	Result    string // "open", "proven", "overdue", "superseded"
+	Evidence  digest.SHA256
+}
+
+// Inventory claims a TPM for a product.
+type Inventory struct {
+	Device     string
+	Product    string
+	HardwareID string
+	Profile    string
+	By         string
+	At         time.Time
+}
+
+// EnrollToken claims whichever genuine TPM presents it.
+type EnrollToken struct {
+	Hash       digest.SHA256
+	Product    string
+	HardwareID string
+	Profile    string
+	By         string
+	Expires    time.Time
+}
+
+// Person is a named account.
+type Person struct {
+	Name     string
+	Version  int64
+	Roles    []string
+	Disabled bool
+	At       time.Time
+}
+
+// Token is an access token of a person; only its SHA-256 is kept.
+type Token struct {
+	Hash    digest.SHA256
+	Person  string
+	At      time.Time
+	Expires time.Time
+	Revoked time.Time
+}
