@@ -1,0 +1,247 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/cordon-ota/cordon/attestation"
+	"github.com/cordon-ota/cordon/client"
+	"github.com/cordon-ota/cordon/client/installer"
+	"github.com/cordon-ota/cordon/client/tpm"
+	"github.com/cordon-ota/cordon/client/wire"
+)
+
+// kernelLog is where Linux shows the event log of the first TPM.
+const kernelLog = "/sys/kernel/security/tpm0/binary_bios_measurements"
+
+const (
+	trustHint = "make one with 'cordonctl provision' and put it into the device's measured image"
+	tpmHint   = "check --tpm and the permissions of the device; run cordon-agent doctor"
+)
+
+// agent runs the client, once or until a signal.
+func (o *options) agent(ctx context.Context) error {
+	trust, err := o.readTrust()
+	if err != nil {
+		return err
+	}
+	if o.state == "" {
+		return usage("name a directory that survives restarts", "--state is missing")
+	}
+	device, err := tpm.Open(o.tpm)
+	if err != nil {
+		return undecided(tpmHint, err)
+	}
+	defer o.closeTPM(device)
+	c, err := o.client(trust, device, o.state)
+	if err != nil {
+		return err
+	}
+	if o.once {
+		return o.step(ctx, c)
+	}
+	if err := c.Run(ctx); !errors.Is(err, context.Canceled) {
+		return undecided("", err)
+	}
+	return nil
+}
+
+// closeTPM says an orderly goodbye; without it a power cut counts against the TPM's lockout.
+func (o *options) closeTPM(device *tpm.TPM) {
+	if err := device.Close(); err != nil {
+		fmt.Fprintf(o.err, "cordon-agent: %v\n", err)
+	}
+}
+
+func (o *options) readTrust() (wire.Trust, error) {
+	if o.trust == "" {
+		return wire.Trust{}, usage(trustHint, "--trust is missing: without a trust bundle nothing can be verified")
+	}
+	b, err := readFile(o.trust, wire.MaxTrustBytes)
+	if err != nil {
+		return wire.Trust{}, usage(trustHint, "cannot read trust bundle: %w", err)
+	}
+	trust, err := wire.DecodeTrust(b)
+	if err != nil {
+		return wire.Trust{}, usage(trustHint, "cannot use trust bundle %q: %w", o.trust, err)
+	}
+	return trust, nil
+}
+
+// client makes the client that the flags describe.
+func (o *options) client(trust wire.Trust, device *tpm.TPM, state string) (*client.Client, error) {
+	cfg := client.Config{
+		Trust: trust, TPM: device, StateDir: state, HardwareID: o.hardware, EventLog: o.readEventLog,
+		Logger: slog.New(slog.NewTextHandler(o.err, nil)),
+	}
+	for _, spec := range o.installers {
+		in, err := installer.Open(spec)
+		if err != nil {
+			return nil, usage("the installer of this build is ab:DIR", "cannot open installer %q: %w", spec, err)
+		}
+		cfg.Installers = append(cfg.Installers, in)
+	}
+	if o.reboot != "" {
+		cfg.Reboot = o.restart
+	}
+	if o.token != "" {
+		b, err := readFile(o.token, 4096)
+		if err != nil {
+			return nil, usage("ask an operator for an enrollment token", "cannot read token: %w", err)
+		}
+		cfg.Token = strings.TrimSpace(string(b))
+	}
+	c, err := client.New(cfg)
+	if errors.Is(err, client.ErrConfig) {
+		return nil, usage("", "%w", err)
+	}
+	if err != nil {
+		return nil, undecided("run cordon-agent doctor", err)
+	}
+	return c, nil
+}
+
+// restart runs the restart command; its output goes to ours.
+func (o *options) restart(ctx context.Context) error {
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", o.reboot)
+	cmd.Stdout, cmd.Stderr = o.err, o.err
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("command %q: %w", o.reboot, err)
+	}
+	return nil
+}
+
+// readEventLog reads the log of this boot. A TPM below /dev without a log, and any other TPM without --event-log, has
+// an empty one.
+func (o *options) readEventLog() ([]byte, error) {
+	path := o.eventLog
+	if path == "" && strings.HasPrefix(o.tpm, "/dev/") {
+		path = kernelLog
+	}
+	if path == "" {
+		return nil, nil
+	}
+	b, err := readFile(path, attestation.MaxLogBytes)
+	if errors.Is(err, fs.ErrNotExist) && o.eventLog == "" {
+		return nil, nil
+	}
+	return b, err
+}
+
+// readFile reads a file of at most limit bytes.
+func readFile(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("%q has more than %d bytes", path, limit)
+	}
+	return b, nil
+}
+
+// outcome is what --once prints.
+type outcome struct {
+	Device    string           `json:"device"`
+	Verdict   string           `json:"verdict,omitempty"`
+	Staged    string           `json:"staged,omitempty"`
+	Committed bool             `json:"committed,omitempty"`
+	Refusals  []client.Refusal `json:"refusals,omitempty"`
+	NextPoll  int64            `json:"next_poll_seconds,omitempty"`
+}
+
+// step does what is due now. Exit 1 tells that something was refused.
+func (o *options) step(ctx context.Context, c *client.Client) error {
+	r, err := c.Step(ctx)
+	if err != nil {
+		return undecided("run cordon-agent doctor; it is safe to try again", err)
+	}
+	out := outcome{Device: c.DeviceID().String(), Verdict: r.Verdict, Refusals: r.Refusals, NextPoll: int64(r.Next.Seconds())}
+	out.Committed = r.Proven && len(r.Refusals) == 0
+	if r.Update != nil {
+		out.Staged = r.Update.Name()
+	}
+	if err := o.print(out, out.text); err != nil {
+		return err
+	}
+	if len(r.Refusals) > 0 {
+		return errRefused
+	}
+	return nil
+}
+
+func (out outcome) text(w io.Writer) {
+	fmt.Fprintf(w, "device %s\n", out.Device)
+	if out.Verdict != "" {
+		fmt.Fprintf(w, "boot state %s\n", out.Verdict)
+	}
+	switch {
+	case out.Staged != "":
+		fmt.Fprintf(w, "staged %s\n", out.Staged)
+	case out.Committed:
+		fmt.Fprintln(w, "committed the running release")
+	case len(out.Refusals) == 0:
+		fmt.Fprintln(w, "nothing to install")
+	}
+	printRefusals(w, out.Refusals)
+}
+
+func printRefusals(w io.Writer, refusals []client.Refusal) {
+	for _, r := range refusals {
+		by := "server"
+		if r.Local {
+			by = "device"
+		}
+		fmt.Fprintf(w, "refused by the %s: %s", by, r.Reason)
+		if r.Detail != "" {
+			fmt.Fprintf(w, ": %q", r.Detail) // parts of it come from the network
+		}
+		fmt.Fprintln(w)
+		if r.Remedy != "" {
+			fmt.Fprintf(w, "  next: %q\n", r.Remedy)
+		}
+	}
+}
+
+// print writes v as JSON or as text.
+func (o *options) print(v any, text func(io.Writer)) error {
+	if !o.json {
+		text(o.out)
+		return nil
+	}
+	b, err := json.Marshal(v, json.Deterministic(true), jsontext.Multiline(true))
+	if err != nil {
+		return fmt.Errorf("cannot encode output: %w", err)
+	}
+	fmt.Fprintln(o.out, string(b))
+	return nil
+}
+
+// id prints the device id.
+func (o *options) id() error {
+	device, err := tpm.Open(o.tpm)
+	if err != nil {
+		return undecided(tpmHint, err)
+	}
+	defer o.closeTPM(device)
+	id, err := device.DeviceID()
+	if err != nil {
+		return undecided("the TPM must hold an RSA-2048 endorsement key with its certificate", err)
+	}
+	return o.print(map[string]string{"device": id.String()}, func(w io.Writer) { fmt.Fprintln(w, id) })
+}

@@ -1,0 +1,252 @@
+// Package api holds the types of the admin API (/api/v1/..., openapi.yaml) and its Go client.
+//
+// Requests are decoded strictly: unknown fields, duplicates and trailing bytes are refused. Every error is an RFC 9457
+// problem document (wire.Problem). Times are RFC 3339 in UTC.
+package api
+
+import (
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/attestation"
+	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/attestation/reason"
+)
+
+// Limits in bytes.
+const (
+	MaxRequestBytes  = 8 << 20
+	MaxCeremonyBytes = 16 << 20
+	UploadChunk      = 8 << 20 // a client sends at most this much of a blob in one request
+)
+
+// Status is GET /api/v1/status, open to everyone: what a ceremony needs, and what /readyz says.
+type Status struct {
+	Version        string        `json:"version"`
+	Initialised    bool          `json:"initialised"`
+	TrustDomain    string        `json:"trust_domain"`
+	DeviceURL      string        `json:"device_url"`
+	ServerCA       string        `json:"server_ca"` // PEM
+	ServerCASHA256 digest.SHA256 `json:"server_ca_sha256"`
+	Keys           []OnlineKey   `json:"keys"`
+	Epoch          int64         `json:"epoch"`
+	ImageRoot      int64         `json:"image_root"` // newest root versions; 0 = none
+	DirectorRoot   int64         `json:"director_root"`
+	Targets        int64         `json:"targets"` // newest offline targets version
+}
+
+// Uses of an online key.
+const (
+	KeySnapshot  = "snapshot"
+	KeyTimestamp = "timestamp"
+	KeyProduct   = "product"  // every product role
+	KeyDirector  = "director" // targets, snapshot, timestamp of the Director
+)
+
+// OnlineKey is a public key that the server signs with and that the offline root has to name.
+type OnlineKey struct {
+	Use         string        `json:"use"`
+	PublicPEM   string        `json:"public_pem"`
+	Fingerprint digest.SHA256 `json:"fingerprint"` // SHA-256 of the DER SPKI
+}
+
+// Ceremony is POST /api/v1/ceremony: signed offline metadata. Parts that are absent stay as they are.
+type Ceremony struct {
+	ImageRoots    [][]byte          `json:"image_roots,omitempty"` // in order
+	DirectorRoots [][]byte          `json:"director_roots,omitempty"`
+	Targets       []byte            `json:"targets,omitempty"`
+	Files         map[string][]byte `json:"files,omitempty"` // offline targets by path: policy/..., baseline/..., sigstore/...
+}
+
+// CeremonyResult says what is current now.
+type CeremonyResult struct {
+	ImageRoot    int64    `json:"image_root"`
+	DirectorRoot int64    `json:"director_root"`
+	Targets      int64    `json:"targets"`
+	Products     []string `json:"products"`
+	Changed      bool     `json:"changed"`
+}
+
+// Roles of people and machines.
+const (
+	RoleAdmin    = "admin"    // people, tokens, ceremony
+	RoleOperator = "operator" // devices, releases' hold, quarantine
+	RoleAuditor  = "auditor"  // reads everything, reports
+	RoleCI       = "ci"       // publishes
+)
+
+// PersonRequest is POST /api/v1/people. Names are artifacts.ValidName.
+type PersonRequest struct {
+	Name  string   `json:"name"`
+	Roles []string `json:"roles"`
+	Days  int      `json:"days"` // life of the token; 1..400, default 90
+}
+
+// TokenRequest is POST /api/v1/people/{name}/token.
+type TokenRequest struct {
+	Days int `json:"days"` // life of the token; 1..400, default 90
+}
+
+// PersonCreated carries the token once.
+type PersonCreated struct {
+	Person Person `json:"person"`
+	Token  string `json:"token"`
+}
+
+// Person is a named account. A ci account is a person too, with the ci role only.
+type Person struct {
+	Name      string    `json:"name"`
+	Roles     []string  `json:"roles"`
+	CreatedAt time.Time `json:"created_at"`
+	ExpiresAt time.Time `json:"expires_at"` // of the newest token
+	Disabled  bool      `json:"disabled,omitempty"`
+}
+
+// InventoryEntry claims a TPM for a product: PUT /api/v1/inventory/{device}.
+type InventoryEntry struct {
+	Device     string `json:"device"` // device id: base32 of SHA-256 of the EK's SPKI, see identity.DeviceIDOf
+	Product    string `json:"product"`
+	HardwareID string `json:"hardware_id"`
+	Profile    string `json:"profile"` // platform profile, names the baseline
+}
+
+// EnrollTokenRequest is POST /api/v1/enroll-tokens: a one-time token that claims whichever genuine TPM presents it.
+type EnrollTokenRequest struct {
+	Product    string `json:"product"`
+	HardwareID string `json:"hardware_id"`
+	Profile    string `json:"profile"`
+	Minutes    int    `json:"minutes"` // 1..10080, default 60
+}
+
+// EnrollTokenCreated carries the token once.
+type EnrollTokenCreated struct {
+	Token     string    `json:"token"`
+	ExpiresAt time.Time `json:"expires_at"`
+}
+
+// Device is GET /api/v1/devices/{id} and an element of GET /api/v1/devices.
+type Device struct {
+	ID           string          `json:"id"`
+	Product      string          `json:"product,omitempty"`
+	HardwareID   string          `json:"hardware_id,omitempty"`
+	Profile      string          `json:"profile,omitempty"`
+	Lifecycle    string          `json:"lifecycle"`
+	Standing     string          `json:"standing"`
+	Segment      string          `json:"segment"`
+	Reasons      []reason.Reason `json:"reasons,omitempty"` // why it is not offered anything or restricted
+	Tier         int             `json:"tier"`
+	Proven       string          `json:"proven,omitempty"` // release, product/version
+	ProvenAt     *time.Time      `json:"proven_at,omitempty"`
+	LeaseUntil   *time.Time      `json:"lease_until,omitempty"`
+	Offered      string          `json:"offered,omitempty"`
+	Deadline     *time.Time      `json:"deadline,omitempty"`
+	SeenAt       *time.Time      `json:"seen_at,omitempty"`
+	EnrolledAt   time.Time       `json:"enrolled_at"`
+	Manufacturer string          `json:"manufacturer,omitempty"`
+	Quarantine   *Quarantine     `json:"quarantine,omitempty"`
+	Version      int64           `json:"version"`
+}
+
+// Quarantine is an open or ended quarantine.
+type Quarantine struct {
+	ID          string          `json:"id"`
+	Device      string          `json:"device"`
+	Since       time.Time       `json:"since"`
+	Causes      []reason.Reason `json:"causes"`
+	Detail      string          `json:"detail"` // the first finding, in plain words
+	By          string          `json:"by"`     // "verifier" or a person
+	Evidence    digest.SHA256   `json:"evidence,omitzero"`
+	RecoveredAt *time.Time      `json:"recovered_at,omitempty"` // a fresh challenge quote passed after Since
+	Approvals   []Approval      `json:"approvals,omitempty"`
+	EndedAt     *time.Time      `json:"ended_at,omitempty"`
+}
+
+// Approval is one person's yes.
+type Approval struct {
+	Person string    `json:"person"`
+	At     time.Time `json:"at"`
+}
+
+// QuarantineRequest is POST /api/v1/devices/{id}/quarantine (one person is enough to tighten).
+type QuarantineRequest struct {
+	Detail string `json:"detail"`
+}
+
+// PublishRequest is POST /api/v1/releases, after all components, Reference Values and SBOMs were uploaded as blobs.
+type PublishRequest struct {
+	Bundles   [][]byte                 `json:"bundles"`             // Sigstore bundles over the same statement
+	Reference map[string]digest.SHA256 `json:"reference,omitempty"` // component -> blob of its Reference Values
+	SBOMs     map[string]digest.SHA256 `json:"sboms,omitempty"`     // component -> blob of its SBOM
+	DryRun    bool                     `json:"dry_run,omitempty"`   // check everything, change nothing
+}
+
+// States of a release.
+const (
+	ReleaseStaged    = "staged"    // checked, waits for approvals
+	ReleasePublished = "published" // in signed metadata
+)
+
+// Release is GET /api/v1/releases/{product}/{version}, the answer to a publish, and an element of the list.
+type Release struct {
+	Name        string            `json:"name"`
+	State       string            `json:"state"`
+	Hold        bool              `json:"hold"`
+	HoldReason  string            `json:"hold_reason,omitempty"`
+	Release     artifacts.Release `json:"release"`
+	Publishers  []string          `json:"publishers"`
+	Approvals   []Approval        `json:"approvals,omitempty"`
+	Needed      int               `json:"approvals_needed"`
+	CreatedBy   string            `json:"created_by"`
+	CreatedAt   time.Time         `json:"created_at"`
+	PublishedAt *time.Time        `json:"published_at,omitempty"`
+	Changed     bool              `json:"changed"`             // false: the same release was there already
+	Timestamp   int64             `json:"timestamp,omitempty"` // version of the timestamp that shows it
+}
+
+// HoldRequest is POST /api/v1/releases/{product}/{version}/hold.
+type HoldRequest struct {
+	Detail string `json:"detail"`
+}
+
+// Upload is what HEAD and PUT of /api/v1/blobs/{sha256} say in the headers Upload-Offset and Upload-Length.
+type Upload struct {
+	Offset   int64 `json:"offset"`
+	Length   int64 `json:"length"`
+	Complete bool  `json:"complete"`
+}
+
+// Page wraps every list. Next is opaque and empty at the end.
+type Page[T any] struct {
+	Items []T    `json:"items"`
+	Next  string `json:"next,omitempty"`
+}
+
+// Event is one audit event. Leaf is the exact bytes that were stored; the other fields are read from it.
+type Event struct {
+	Number  int64          `json:"number"`
+	At      time.Time      `json:"at"`
+	Type    string         `json:"type"`
+	Actor   string         `json:"actor"`
+	Subject string         `json:"subject"`
+	Data    jsontext.Value `json:"data,omitempty"`
+	Leaf    []byte         `json:"leaf"`
+}
+
+// Why is GET /api/v1/devices/{id}/why: the whole story of the last decision.
+type Why struct {
+	Device      Device               `json:"device"`
+	Verdict     *attestation.Verdict `json:"verdict,omitempty"` // the last appraisal, affirmed or refused
+	AppraisedAt *time.Time           `json:"appraised_at,omitempty"`
+	Decision    Decision             `json:"decision"` // what a poll would be offered right now
+	Events      []Event              `json:"events"`   // the newest first, at most 20
+}
+
+// Decision is what a device may have now.
+type Decision struct {
+	Release  string          `json:"release,omitempty"` // offered, product/version
+	Reasons  []reason.Reason `json:"reasons,omitempty"` // why nothing (or only recovery) is offered
+	Detail   []string        `json:"detail,omitempty"`
+	Remedies []string        `json:"remedies,omitempty"`
+}

@@ -1,0 +1,210 @@
+package client
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/attestation"
+	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/attestation/reason"
+	"github.com/cordon-ota/cordon/client/tpm"
+	"github.com/cordon-ota/cordon/client/wire"
+)
+
+// Enrollment is what the server made of the device.
+type Enrollment struct {
+	Device    string
+	Lifecycle string    // "pending" or "active"
+	Refusals  []Refusal // why it is pending, or why it was refused
+}
+
+// Enroll proves to the server that this TPM is genuine and that the device's keys live in it. It may be repeated at any
+// time; a lost answer is recovered by calling it again. A server that refuses gives Refusals and no Lifecycle.
+func (c *Client) Enroll(ctx context.Context) (Enrollment, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer c.save()
+	return c.enroll(ctx)
+}
+
+func (c *Client) enroll(ctx context.Context) (Enrollment, error) {
+	if err := c.ensureCounter(); err != nil {
+		return Enrollment{}, err
+	}
+	first, err := c.enrollRequest()
+	if err != nil {
+		return Enrollment{}, err
+	}
+	ch, err := c.dialer.open(ctx)
+	if err != nil {
+		return Enrollment{}, err
+	}
+	defer ch.close()
+	var offer wire.EnrollChallenge
+	if refused, err := c.round(ctx, ch, wire.PathEnroll, first, &offer); refused != nil || err != nil {
+		return Enrollment{Device: c.id.String(), Refusals: refused}, err
+	}
+	if offer.Device != c.id.String() {
+		return Enrollment{}, fmt.Errorf("%w: it calls this device %.80q, its TPM says %q", ErrServer, offer.Device, c.id)
+	}
+	second, err := c.activateRequest(ctx, ch, first, offer)
+	if err != nil {
+		return Enrollment{}, err
+	}
+	var done wire.ActivateAnswer
+	if refused, err := c.round(ctx, ch, wire.PathActivate, second, &done); refused != nil || err != nil {
+		return Enrollment{Device: c.id.String(), Refusals: refused}, err
+	}
+	if done.Device != c.id.String() {
+		return Enrollment{}, fmt.Errorf("%w: it activated another device, %.80q", ErrServer, done.Device)
+	}
+	return c.enrolled(done)
+}
+
+// ensureCounter makes the release counter if it is missing, and remembers that before it does.
+func (c *Client) ensureCounter() error {
+	if _, err := c.cfg.TPM.Counter(); !errors.Is(err, tpm.ErrNoCounter) {
+		return err
+	}
+	c.state.CounterNew = true
+	c.save()
+	_, err := c.cfg.TPM.EnsureCounter()
+	return err
+}
+
+func (c *Client) enrollRequest() (wire.EnrollRequest, error) {
+	ek, err := c.cfg.TPM.EKCertificate()
+	if err != nil {
+		return wire.EnrollRequest{}, err
+	}
+	ak, err := c.cfg.TPM.AKPublic()
+	if err != nil {
+		return wire.EnrollRequest{}, err
+	}
+	tls, err := c.cfg.TPM.TLSPublic()
+	if err != nil {
+		return wire.EnrollRequest{}, err
+	}
+	return wire.EnrollRequest{EKCertificate: ek.Raw, AKPublic: ak, TLSPublic: tls, HardwareID: c.cfg.HardwareID, Token: c.cfg.Token}, nil
+}
+
+// activateRequest answers the credential: only the TPM with that endorsement key and that attestation key can.
+func (c *Client) activateRequest(ctx context.Context, ch *channel, first wire.EnrollRequest, offer wire.EnrollChallenge) (wire.ActivateRequest, error) {
+	secret, err := c.cfg.TPM.ActivateCredential(offer.Credential, offer.EncryptedSecret)
+	if err != nil {
+		return wire.ActivateRequest{}, err
+	}
+	log, err := c.eventLog()
+	if err != nil {
+		return wire.ActivateRequest{}, err
+	}
+	claims, err := c.claims(ctx, log)
+	if err != nil {
+		return wire.ActivateRequest{}, err
+	}
+	encoded, err := json.Marshal(claims)
+	if err != nil {
+		return wire.ActivateRequest{}, fmt.Errorf("cannot encode claims: %w", err)
+	}
+	out := wire.ActivateRequest{Enroll: first, Challenge: offer.Challenge, Claims: encoded}
+	evidence, transcript, err := c.evidence(ch, attestation.PurposeEnroll, offer.Challenge, log, encoded, true)
+	if err != nil {
+		return wire.ActivateRequest{}, err
+	}
+	out.Evidence = evidence
+	if out.Certify, out.CertifySignature, err = c.cfg.TPM.CertifyTLS(transcript[:]); err != nil {
+		return wire.ActivateRequest{}, err
+	}
+	mac := hmac.New(sha256.New, secret)
+	mac.Write(transcript[:])
+	out.HMAC = mac.Sum(nil)
+	return out, nil
+}
+
+// round makes one exchange of enrollment. A refusal of the server is a value.
+func (c *Client) round(ctx context.Context, ch *channel, path string, req, res any) ([]Refusal, error) {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode request: %w", err)
+	}
+	if len(body) > wire.MaxEnrollBytes {
+		return nil, fmt.Errorf("cannot enroll: request of %d bytes, at most %d", len(body), wire.MaxEnrollBytes)
+	}
+	a, err := ch.send(ctx, http.MethodPost, path, body, wire.MaxAnswerBytes)
+	if err != nil {
+		return nil, err
+	}
+	if a.status == http.StatusOK {
+		if err := json.Unmarshal(a.body, res); err != nil {
+			return nil, fmt.Errorf("%w: %s: %v", ErrServer, path, err)
+		}
+		return nil, nil
+	}
+	return refusalOf(path, a)
+}
+
+// enrolled keeps what the server said.
+func (c *Client) enrolled(done wire.ActivateAnswer) (Enrollment, error) {
+	out := Enrollment{Device: done.Device, Lifecycle: done.Lifecycle, Refusals: fromServer(done.Refusal)}
+	if err := c.checkBase(done.CounterBase); err != nil {
+		return Enrollment{}, err
+	}
+	c.state.Base, c.state.Enrolled, c.state.Lifecycle = &done.CounterBase, true, done.Lifecycle
+	c.state.CounterNew = false
+	if done.HardwareID != "" && artifacts.ValidName(done.HardwareID) == nil {
+		c.state.HardwareID = done.HardwareID
+	}
+	c.state.Refusals = out.Refusals
+	c.state.Proven, c.state.Verdict = digest.SHA256{}, ""
+	c.fresh = challenge{}
+	if err := c.store.remove(filePoll); err != nil {
+		c.log.Warn("cannot forget old poll", "error", err.Error())
+	}
+	c.log.Info("enrolled", "device", done.Device, "lifecycle", done.Lifecycle)
+	return out, nil
+}
+
+// errBase is returned when the server moves the base of a counter that is still there.
+var errBase = errors.New("the server raised the base of the release counter, which would allow older releases")
+
+// checkBase refuses a higher base while the counter of the last enrollment still exists: a higher base makes the
+// counter's value smaller, and releases below it installable again. Only a counter that had to be made anew, after
+// TPM2_Clear, gets a new base.
+func (c *Client) checkBase(base uint64) error {
+	if c.state.CounterNew || c.state.Base == nil || base <= *c.state.Base {
+		return nil
+	}
+	c.event(reason.DowngradeRefused, errBase.Error())
+	return fmt.Errorf("cannot enroll: %w", errBase)
+}
+
+// refusalOf turns an answer that is not a 200 into refusals, or into an error if the server could not decide.
+func refusalOf(path string, a answer) ([]Refusal, error) {
+	p := a.problem()
+	if a.status < 400 || a.status >= 500 || a.status == http.StatusTooManyRequests || p.Reason == "" {
+		return nil, fmt.Errorf("%w: status %d for %s, reason %.64q", ErrServer, a.status, path, p.Reason)
+	}
+	next := p.Next
+	if next == "" {
+		next = remedy(p.Reason)
+	}
+	return []Refusal{{Reason: p.Reason, Detail: cutText(p.Title), Remedy: cutText(next)}}, nil
+}
+
+func fromServer(refusals []wire.Refusal) []Refusal {
+	var out []Refusal
+	for i, r := range refusals {
+		if i == maxEvents {
+			break
+		}
+		out = append(out, Refusal{Reason: r.Reason, Remedy: cutText(r.Remedy)})
+	}
+	return out
+}

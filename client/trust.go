@@ -1,0 +1,147 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/cordon-ota/cordon/artifacts/tufrepo"
+	"github.com/cordon-ota/cordon/attestation/identity"
+	"github.com/cordon-ota/cordon/client/wire"
+)
+
+// trust is the verified metadata of both repositories.
+type trust struct {
+	store    store
+	image    *tufrepo.Image
+	director *tufrepo.Director
+}
+
+// loadTrust starts from the roots of the trust bundle and takes from the state directory what verifies from there. The
+// bundle's roots must be usable; everything cached may be missing or broken.
+func loadTrust(s store, bundle wire.Trust, id identity.DeviceID, at time.Time) (*trust, error) {
+	image, err := tufrepo.NewImage(bundle.ImageRoot, at)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the trust bundle's image root: %w", err)
+	}
+	director, err := tufrepo.NewDirector(bundle.DirectorRoot, id.String(), at)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the trust bundle's director root: %w", err)
+	}
+	t := &trust{store: s, image: image, director: director}
+	t.cachedRoots(dirImage, func() int64 { return image.State().Root }, func(b []byte) error { return image.UpdateRoot(b) })
+	t.cachedRoots(dirDirector, t.directorRoot, func(b []byte) error { return director.UpdateRoot(b) })
+	cached := tufrepo.Cached{
+		Timestamp: s.read(dirImage+"/timestamp.json", maxDoc),
+		Snapshot:  s.read(dirImage+"/snapshot.json", maxDoc),
+		Targets:   s.read(dirImage+"/targets.json", maxDoc),
+		Products:  map[string][]byte{},
+	}
+	names, _ := filepath.Glob(filepath.Join(s.dir, dirImage, "product-*.json")) // the pattern is well formed
+	for _, path := range names {
+		name := filepath.Base(path)
+		product := strings.TrimSuffix(strings.TrimPrefix(name, "product-"), ".json")
+		if tufrepo.ValidProduct(product) == nil && len(cached.Products) < maxInstall {
+			cached.Products[product] = s.read(dirImage+"/"+name, maxDoc)
+		}
+	}
+	image.Restore(cached)
+	director.Restore(tufrepo.DirectorDocs{
+		Timestamp: s.read(dirDirector+"/timestamp.json", maxDoc),
+		Snapshot:  s.read(dirDirector+"/snapshot.json", maxDoc),
+		Targets:   s.read(dirDirector+"/targets.json", maxDoc),
+	})
+	return t, nil
+}
+
+func (t *trust) directorRoot() int64 {
+	root, _ := t.director.Versions()
+	return root
+}
+
+// cachedRoots walks up from the trusted root as long as each next root is there and verifies.
+func (t *trust) cachedRoots(dir string, version func() int64, update func([]byte) error) {
+	for range maxRoots {
+		b := t.store.read(dir+"/"+tufrepo.FileName(version()+1, tufrepo.RoleRoot), wire.MaxRootBytes)
+		if b == nil || update(b) != nil {
+			return
+		}
+	}
+}
+
+// addRoots verifies newer roots and keeps those that were accepted.
+func (t *trust) addRoots(answer wire.PollAnswer) error {
+	if len(answer.Roots) > wire.MaxRoots || len(answer.DirectorRoots) > wire.MaxRoots {
+		return fmt.Errorf("%w: more than %d roots in one answer", tufrepo.ErrTooLarge, wire.MaxRoots)
+	}
+	for _, doc := range answer.Roots {
+		if err := t.image.UpdateRoot(doc); err != nil {
+			return fmt.Errorf("image root: %w", err)
+		}
+		if err := t.store.write(dirImage+"/"+tufrepo.FileName(t.image.State().Root, tufrepo.RoleRoot), doc); err != nil {
+			return err
+		}
+	}
+	for _, doc := range answer.DirectorRoots {
+		if err := t.director.UpdateRoot(doc); err != nil {
+			return fmt.Errorf("director root: %w", err)
+		}
+		if err := t.store.write(dirDirector+"/"+tufrepo.FileName(t.directorRoot(), tufrepo.RoleRoot), doc); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setTime changes the time that expiry is judged against.
+func (t *trust) setTime(at time.Time) {
+	t.image.SetTime(at)
+	t.director.SetTime(at)
+}
+
+// keepImage writes the verified documents of the Image repository.
+func (t *trust) keepImage() error {
+	cached := t.image.Cached()
+	files := map[string][]byte{"timestamp.json": cached.Timestamp, "snapshot.json": cached.Snapshot, "targets.json": cached.Targets}
+	for product, doc := range cached.Products {
+		files["product-"+product+".json"] = doc
+	}
+	return t.keep(dirImage, files)
+}
+
+func (t *trust) keepDirector() error {
+	docs := t.director.Cached()
+	return t.keep(dirDirector, map[string][]byte{"timestamp.json": docs.Timestamp, "snapshot.json": docs.Snapshot, "targets.json": docs.Targets})
+}
+
+func (t *trust) keep(dir string, files map[string][]byte) error {
+	var errs []error
+	for name, doc := range files {
+		if doc == nil || string(t.store.read(dir+"/"+name, maxDoc)) == string(doc) {
+			continue
+		}
+		errs = append(errs, t.store.write(dir+"/"+name, doc))
+	}
+	return errors.Join(errs...)
+}
+
+// timestampEnd is when the newest verified image timestamp expires; the zero time without one.
+func (t *trust) timestampEnd() time.Time {
+	h, err := tufrepo.HeaderOf(t.image.Cached().Timestamp)
+	if err != nil {
+		return time.Time{}
+	}
+	return h.Expires
+}
+
+func (t *trust) versions() versions {
+	s := t.image.State()
+	v := versions{ImageRoot: s.Root, Timestamp: s.Timestamp, Snapshot: s.Snapshot, Targets: s.Targets}
+	v.DirectorRoot, v.Director = t.director.Versions()
+	if !s.Beacon.IsZero() {
+		v.Beacon = s.Beacon.String()
+	}
+	return v
+}

@@ -1,0 +1,420 @@
+package adminapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/labstack/echo/v4"
+
+	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/attestation"
+	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/attestation/identity"
+	"github.com/cordon-ota/cordon/attestation/reason"
+	"github.com/cordon-ota/cordon/client/api"
+	"github.com/cordon-ota/cordon/server/appraise"
+	"github.com/cordon-ota/cordon/server/audit"
+	"github.com/cordon-ota/cordon/server/authn"
+	"github.com/cordon-ota/cordon/server/fleet"
+	"github.com/cordon-ota/cordon/server/problem"
+	"github.com/cordon-ota/cordon/server/rollout"
+	"github.com/cordon-ota/cordon/server/store"
+)
+
+const (
+	defaultPage = 200
+	maxPage     = 1000
+	maxDetail   = 1024
+	whyEvents   = 20
+)
+
+func (s *Server) listDevices(c echo.Context, _ authn.Caller) error {
+	limit, err := limitParam(c)
+	if err != nil {
+		return err
+	}
+	filter := store.DeviceFilter{
+		Product: c.QueryParam("product"), Lifecycle: fleet.Lifecycle(c.QueryParam("lifecycle")), Standing: fleet.Standing(c.QueryParam("standing")),
+	}
+	devices, err := s.Store.ListDevices(c.Request().Context(), filter, c.QueryParam("after"), limit)
+	if err != nil {
+		return err
+	}
+	page := api.Page[api.Device]{Items: []api.Device{}}
+	for _, d := range devices {
+		view, err := s.viewDevice(c.Request().Context(), d)
+		if err != nil {
+			return err
+		}
+		page.Items = append(page.Items, view)
+	}
+	if len(devices) == limit {
+		page.Next = devices[len(devices)-1].ID
+	}
+	return render(c, page)
+}
+
+func limitParam(c echo.Context) (int, error) {
+	text := c.QueryParam("limit")
+	if text == "" {
+		return defaultPage, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > maxPage {
+		return 0, problem.Malformed("limit must be 1 to %d", maxPage)
+	}
+	return n, nil
+}
+
+func (s *Server) getDevice(c echo.Context, _ authn.Caller) error {
+	d, err := s.device(c)
+	if err != nil {
+		return err
+	}
+	view, err := s.viewDevice(c.Request().Context(), d)
+	if err != nil {
+		return err
+	}
+	return render(c, view)
+}
+
+func (s *Server) device(c echo.Context) (fleet.Device, error) {
+	id, err := identity.ParseDeviceID(c.Param("id"))
+	if err != nil {
+		return fleet.Device{}, problem.Malformed("%q is not a device id (26 characters of a-z 2-7)", c.Param("id"))
+	}
+	d, err := s.Store.Device(c.Request().Context(), id.String())
+	return d, missing(err, "device "+id.String())
+}
+
+func (s *Server) viewDevice(ctx context.Context, d fleet.Device) (api.Device, error) {
+	q, err := s.quarantineOf(ctx, d.ID)
+	if err != nil {
+		return api.Device{}, err
+	}
+	now := s.Now()
+	if step, changed := fleet.Expire(d, now); changed {
+		d = step.Device // as the sweeper will write it
+	}
+	out := api.Device{
+		ID: d.ID, Product: d.Product, HardwareID: d.HardwareID, Profile: d.Profile, Lifecycle: string(d.Lifecycle), Standing: string(d.Standing),
+		Segment: string(fleet.SegmentOf(d, q, now, s.Terms)), Tier: d.Tier, Proven: d.Proven, Offered: d.Offered,
+		ProvenAt: optional(d.ProvenAt), LeaseUntil: optional(d.LeaseUntil), Deadline: optional(d.Deadline), SeenAt: optional(d.SeenAt),
+		EnrolledAt: d.EnrolledAt.UTC(), Manufacturer: d.Manufacturer, Version: d.Version, Reasons: s.decide(d, q).Reasons,
+	}
+	if q != nil {
+		view, err := s.viewQuarantine(ctx, *q)
+		if err != nil {
+			return api.Device{}, err
+		}
+		out.Quarantine = &view
+	}
+	return out, nil
+}
+
+func optional(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+// decide is what the device would be offered now.
+func (s *Server) decide(d fleet.Device, q *fleet.Quarantine) rollout.Decision {
+	product := s.Repository.Catalog().Products[d.Product]
+	if product == nil && d.Lifecycle == fleet.Active {
+		return rollout.Decision{Reasons: []reason.Reason{reason.PolicyMissing}, Details: []string{"no offline policy is signed for product " + d.Product}}
+	}
+	if product == nil {
+		return rollout.Next(d, q, artifacts.Policy{}, nil)
+	}
+	return rollout.Next(d, q, product.Policy, product.Candidates())
+}
+
+func (s *Server) viewQuarantine(ctx context.Context, q fleet.Quarantine) (api.Quarantine, error) {
+	out := api.Quarantine{
+		ID: q.ID, Device: q.Device, Since: q.Since.UTC(), Causes: q.Causes, Detail: q.Detail, By: q.By, Evidence: q.Evidence,
+		RecoveredAt: optional(q.RecoveredAt), EndedAt: optional(q.EndedAt),
+	}
+	approvals, err := s.Store.Approvals(ctx, q.ApprovalSubject())
+	for _, a := range approvals {
+		out.Approvals = append(out.Approvals, api.Approval{Person: a.Person, At: a.At.UTC()})
+	}
+	return out, err
+}
+
+func (s *Server) listQuarantines(c echo.Context, _ authn.Caller) error {
+	from, err := timeParam(c, "from", time.Unix(0, 0))
+	if err != nil {
+		return err
+	}
+	to, err := timeParam(c, "to", s.Now().Add(time.Minute))
+	if err != nil {
+		return err
+	}
+	rows, err := s.Store.ListQuarantines(c.Request().Context(), from, to, c.QueryParam("product"))
+	if err != nil {
+		return err
+	}
+	page := api.Page[api.Quarantine]{Items: []api.Quarantine{}}
+	for _, q := range rows {
+		view, err := s.viewQuarantine(c.Request().Context(), q)
+		if err != nil {
+			return err
+		}
+		page.Items = append(page.Items, view)
+	}
+	return render(c, page)
+}
+
+// apply commits a step of fleet for one device together with its enforcement order, and answers with the device.
+func (s *Server) apply(c echo.Context, caller authn.Caller, before fleet.Device, q *fleet.Quarantine, step fleet.Step, extra store.Change) error {
+	ctx, now := c.Request().Context(), s.Now()
+	d := step.Device
+	change := extra
+	for _, f := range step.Facts {
+		change.Events = append(change.Events, store.Event{At: now, Type: f.Type, Actor: caller.Name, Subject: d.ID, Data: f.Data})
+	}
+	open := q
+	if step.Quarantine != nil {
+		var version int64
+		if q != nil {
+			version = q.Version
+		}
+		change.Expect = append(change.Expect, store.Expect{Table: store.Quarantines, Key: step.Quarantine.ID, Version: version})
+		change.Writes = append(change.Writes, store.PutQuarantine{Quarantine: *step.Quarantine})
+		if open = step.Quarantine; !open.EndedAt.IsZero() {
+			open = nil
+		}
+	}
+	if step.Update != "" {
+		change.Writes = append(change.Writes, store.CloseUpdate{Device: d.ID, Result: step.Update, At: now, Evidence: d.LastEvidence})
+	}
+	if order, ok := appraise.OrderFor(&d, open, now, s.Terms); ok {
+		change.Orders = append(change.Orders, order)
+		change.Events = append(change.Events, s.event(caller, audit.SegmentOrdered, d.ID, map[string]any{"segment": order.Segment, "epoch": order.Epoch}))
+	}
+	change.Expect = append(change.Expect, store.Expect{Table: store.Devices, Key: d.ID, Version: before.Version})
+	change.Writes = append(change.Writes, store.PutDevice{Device: d})
+	if err := s.Store.Commit(ctx, change); err != nil {
+		return conflict(err, "the device changed in between; look at it again")
+	}
+	s.Enforcer.Wake()
+	view, err := s.viewDevice(ctx, d)
+	if err != nil {
+		return err
+	}
+	return render(c, view)
+}
+
+func (s *Server) approveDevice(c echo.Context, caller authn.Caller) error {
+	var req api.InventoryEntry
+	if err := decode(c, &req); err != nil {
+		return err
+	}
+	if err := checkEntry(req); err != nil {
+		return err
+	}
+	d, err := s.device(c)
+	if err != nil {
+		return err
+	}
+	if d.Lifecycle != fleet.Pending {
+		return problem.New(http.StatusConflict, reason.Conflict, "the device is %s, not pending", d.Lifecycle)
+	}
+	step := fleet.Claim(d, fleet.Admission{
+		Product: req.Product, HardwareID: req.HardwareID, Profile: req.Profile, By: "approval:" + caller.Name, Tier: fleet.TierClaimed,
+	})
+	return s.apply(c, caller, d, nil, step, store.Change{})
+}
+
+func (s *Server) retireDevice(c echo.Context, caller authn.Caller) error {
+	d, err := s.device(c)
+	if err != nil {
+		return err
+	}
+	q, err := s.quarantineOf(c.Request().Context(), d.ID)
+	if err != nil {
+		return err
+	}
+	return s.apply(c, caller, d, q, fleet.Retire(d, caller.Name), store.Change{})
+}
+
+func (s *Server) isolateDevice(c echo.Context, caller authn.Caller) error {
+	var req api.QuarantineRequest
+	if err := decode(c, &req); err != nil {
+		return err
+	}
+	if req.Detail == "" || len(req.Detail) > maxDetail {
+		return problem.Malformed("say why in detail, in at most %d bytes", maxDetail)
+	}
+	d, err := s.device(c)
+	if err != nil {
+		return err
+	}
+	q, err := s.quarantineOf(c.Request().Context(), d.ID)
+	if err != nil {
+		return err
+	}
+	if q != nil || d.Lifecycle != fleet.Active {
+		return problem.New(http.StatusConflict, reason.Conflict, "the device is not active, or in quarantine already")
+	}
+	return s.apply(c, caller, d, q, fleet.Isolate(d, q, caller.Name, req.Detail, s.Now()), store.Change{})
+}
+
+// releaseDevice adds one person's approval; the one that completes the set ends the quarantine.
+func (s *Server) releaseDevice(c echo.Context, caller authn.Caller) error {
+	ctx := c.Request().Context()
+	d, err := s.device(c)
+	if err != nil {
+		return err
+	}
+	q, err := s.quarantineOf(ctx, d.ID)
+	if err != nil {
+		return err
+	}
+	switch {
+	case q == nil:
+		return problem.New(http.StatusConflict, reason.Conflict, "the device is not in quarantine")
+	case q.By == caller.Name:
+		return problem.New(http.StatusForbidden, reason.SamePerson, "%s put the device into quarantine and cannot let it out", caller.Name)
+	case q.RecoveredAt.IsZero():
+		return problem.New(http.StatusConflict, reason.DeviceUnproven, "the device has not recovered: it must boot an allowed release and prove it over a challenge first")
+	}
+	before, err := s.Store.Approvals(ctx, q.ApprovalSubject())
+	if err != nil {
+		return err
+	}
+	own := fleet.Approval{Subject: q.ApprovalSubject(), Person: caller.Name, At: s.Now()}
+	change := store.Change{
+		Writes: []store.Write{store.AddApproval{Approval: own}},
+		Events: []store.Event{s.event(caller, audit.QuarantineApproved, d.ID, map[string]any{"quarantine": q.ID})},
+	}
+	for _, a := range before {
+		if a.Person == caller.Name {
+			return problem.New(http.StatusConflict, reason.SamePerson, "%s has approved this already; a second person is needed", caller.Name)
+		}
+	}
+	step := fleet.Step{Device: d}
+	if len(fleet.Loosen(*q, append(before, own))) == 0 {
+		step = fleet.End(d, *q, s.Now())
+	}
+	return s.apply(c, caller, d, q, step, change)
+}
+
+func checkEntry(e api.InventoryEntry) error {
+	for name, value := range map[string]string{"product": e.Product, "hardware_id": e.HardwareID, "profile": e.Profile} {
+		if err := artifacts.ValidName(value); err != nil {
+			return problem.Malformed("%s: %v", name, err)
+		}
+	}
+	return nil
+}
+
+// why tells the whole story of a device: what it showed, what was decided, what to do next.
+func (s *Server) why(c echo.Context, _ authn.Caller) error {
+	ctx := c.Request().Context()
+	d, err := s.device(c)
+	if err != nil {
+		return err
+	}
+	out := api.Why{}
+	if out.Device, err = s.viewDevice(ctx, d); err != nil {
+		return err
+	}
+	last, err := s.Store.LastAppraisal(ctx, d.ID)
+	switch {
+	case err == nil:
+		var verdict attestation.Verdict
+		if err := json.Unmarshal(last.Verdict, &verdict); err != nil {
+			return fmt.Errorf("cannot read a stored verdict: %w", err)
+		}
+		out.Verdict, out.AppraisedAt = &verdict, optional(last.At)
+	case !errors.Is(err, store.ErrNotFound):
+		return err
+	}
+	q, err := s.quarantineOf(ctx, d.ID)
+	if err != nil {
+		return err
+	}
+	if step, changed := fleet.Expire(d, s.Now()); changed {
+		d = step.Device
+	}
+	decision := s.decide(d, q)
+	out.Decision = api.Decision{Release: decision.Release, Reasons: decision.Reasons, Detail: decision.Details}
+	for _, r := range decision.Reasons {
+		row, _ := reason.Lookup(r)
+		out.Decision.Remedies = append(out.Decision.Remedies, row.Remedy)
+	}
+	events, err := s.Store.LastEvents(ctx, d.ID, whyEvents)
+	if err != nil {
+		return err
+	}
+	if out.Events, err = viewEvents(events); err != nil {
+		return err
+	}
+	return render(c, out)
+}
+
+func viewEvents(events []store.StoredEvent) ([]api.Event, error) {
+	out := []api.Event{}
+	for _, e := range events {
+		view := api.Event{Number: e.Number, At: e.At.UTC(), Type: e.Type, Actor: e.Actor, Subject: e.Subject, Leaf: e.Leaf}
+		data, err := audit.DataOf(e.Leaf)
+		if err != nil {
+			return nil, fmt.Errorf("event %d: %w", e.Number, err)
+		}
+		view.Data = data
+		out = append(out, view)
+	}
+	return out, nil
+}
+
+func (s *Server) events(c echo.Context, _ authn.Caller) error {
+	limit, err := limitParam(c)
+	if err != nil {
+		return err
+	}
+	var after int64
+	if text := c.QueryParam("after"); text != "" {
+		if after, err = strconv.ParseInt(text, 10, 64); err != nil || after < 0 {
+			return problem.Malformed("after must be an event number")
+		}
+	}
+	events, err := s.Store.Events(c.Request().Context(), store.EventFilter{Subject: c.QueryParam("subject")}, after, limit)
+	if err != nil {
+		return err
+	}
+	page := api.Page[api.Event]{}
+	if page.Items, err = viewEvents(events); err != nil {
+		return err
+	}
+	if len(events) == limit {
+		page.Next = strconv.FormatInt(events[len(events)-1].Number, 10)
+	}
+	return render(c, page)
+}
+
+func (s *Server) appraisal(c echo.Context, _ authn.Caller) error {
+	id, err := digest.Parse(c.Param("id"))
+	if err != nil {
+		return problem.Malformed("an appraisal is named by 64 lower-case hex digits")
+	}
+	a, err := s.Store.Appraisal(c.Request().Context(), id)
+	if err != nil {
+		return missing(err, "appraisal "+id.String())
+	}
+	out := api.Appraisal{
+		Number: a.Number, At: a.At.UTC(), Device: a.Device, Verdict: a.Verdict, Verifier: a.Verifier, PolicySHA256: a.Policy, BaselineSHA256: a.Baseline,
+	}
+	if err := json.Unmarshal(a.Input, &out.Input); err != nil {
+		return fmt.Errorf("cannot read a stored appraisal: %w", err)
+	}
+	return render(c, out)
+}

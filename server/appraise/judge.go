@@ -1,0 +1,182 @@
+package appraise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/cordon-ota/cordon/attestation"
+	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/attestation/reason"
+	"github.com/cordon-ota/cordon/attestation/reference"
+	"github.com/cordon-ota/cordon/client/wire"
+	"github.com/cordon-ota/cordon/server/fleet"
+	"github.com/cordon-ota/cordon/server/problem"
+	"github.com/cordon-ota/cordon/server/store"
+)
+
+// judge appraises the Evidence of the poll and applies what fleet makes of it.
+func (t *turn) judge(ctx context.Context) error {
+	evidence, err := attestation.DecodeEvidence(t.request.Evidence)
+	if err != nil {
+		return problem.Malformed("the Evidence cannot be read: %v", err)
+	}
+	fresh, why, err := t.freshness(ctx)
+	if err != nil {
+		return err
+	}
+	if why != "" {
+		t.refuse(why)
+		t.want(wire.WantQuote)
+		return nil
+	}
+	baseline, ok := t.product.Baselines[t.d.Profile]
+	if !ok {
+		t.refuse(reason.PolicyMissing)
+		t.s.log.WarnContext(ctx, "no signed platform baseline", "device", t.d.ID, "profile", t.d.Profile)
+		return nil
+	}
+	in := t.input(evidence, fresh, &baseline.Value)
+	if in.Log, err = t.eventLog(ctx, evidence); err != nil {
+		return err
+	}
+	if len(in.Expected) == 0 {
+		t.refuse(reason.PolicyMissing)
+		t.s.log.WarnContext(ctx, "no published release to expect", "device", t.d.ID, "product", t.product.Name)
+		return nil
+	}
+	verdict, err := attestation.Appraise(in)
+	if err != nil {
+		return fmt.Errorf("cannot appraise the Evidence: %w", err)
+	}
+	if onlyLogMissing(verdict) {
+		t.want(wire.WantLog)
+		return nil
+	}
+	return t.conclude(in, verdict, fresh, baseline.Digest)
+}
+
+// conclude lets fleet decide, keeps the appraisal for good, and says what the device is told.
+func (t *turn) conclude(in attestation.Input, verdict attestation.Verdict, fresh freshness, baseline digest.SHA256) error {
+	appraisal, err := t.record(in, verdict, baseline)
+	if err != nil {
+		return err
+	}
+	var counter uint64
+	if release, ok := t.product.Release(verdict.Release); ok {
+		counter = release.Statement.Predicate.Counter
+	}
+	step := fleet.Prove(t.d, t.q, fleet.Proof{
+		At: t.now, Verdict: verdict, Appraisal: appraisal.ID, Challenge: fresh.challenge, Issued: fresh.issued,
+		Counter: counter, LogDigest: in.Evidence.LogDigest,
+	}, t.s.set.Terms)
+	if step.NeedsChallenge {
+		t.refuse(step.Reasons...)
+		t.want(wire.WantQuote)
+		return nil
+	}
+	t.apply(step)
+	t.change.Writes = append(t.change.Writes, store.AddAppraisal{Appraisal: appraisal})
+	if in.Log != nil {
+		t.change.Writes = append(t.change.Writes, store.AddLog{Digest: in.Evidence.LogDigest, Bytes: in.Log})
+	}
+	t.answer.Verdict = string(verdict.Outcome)
+	t.accepted = true
+	t.challenged = verdict.Outcome == attestation.Affirmed && fresh.challenge
+	return nil
+}
+
+// freshness is what the quote was fresh against.
+type freshness struct {
+	nonce     []byte
+	challenge bool
+	issued    time.Time
+}
+
+func (t *turn) freshness(ctx context.Context) (freshness, reason.Reason, error) {
+	if len(t.claims.Challenge) > 0 {
+		issued, why := t.s.challenges.Check(t.claims.Challenge, attestation.PurposePoll, t.d.ID, t.now)
+		return freshness{nonce: t.claims.Challenge, challenge: true, issued: issued}, why, nil
+	}
+	beacon, err := t.s.store.Beacon(ctx, t.claims.Timestamp)
+	if errors.Is(err, store.ErrNotFound) {
+		return freshness{}, reason.NonceUnknown, nil
+	}
+	if err != nil {
+		return freshness{}, "", fmt.Errorf("cannot look the beacon up: %w", err)
+	}
+	if t.now.Sub(beacon.IssuedAt) > t.s.set.BeaconWindow {
+		return freshness{}, reason.NonceExpired, nil
+	}
+	return freshness{nonce: t.claims.Timestamp[:], issued: beacon.IssuedAt}, "", nil
+}
+
+// maxSuperseded bounds how many older releases are tried to name a rollback.
+const maxSuperseded = 16
+
+func (t *turn) input(e attestation.Evidence, f freshness, baseline *reference.Baseline) attestation.Input {
+	in := attestation.Input{
+		Evidence: e,
+		AK:       attestation.AK{Public: t.d.AKPublic, QualifiedSigner: t.d.AKQualifiedSigner},
+		Binding: attestation.Binding{
+			Purpose: attestation.PurposePoll, Nonce: f.nonce, Device: t.d.ID, Exporter: t.exporter,
+			LogDigests: []digest.SHA256{e.LogDigest}, Claims: digest.Of(t.request.Claims),
+		},
+		Challenge: f.challenge, Last: t.d.Accepted, Baseline: baseline, Policy: t.product.AttestationPolicy(),
+	}
+	in.Policy.RevokedBoot = t.product.RevokedBoot()
+	for _, r := range t.product.Releases {
+		x, ok := r.Expectation(t.d.HardwareID)
+		if !ok {
+			continue
+		}
+		first := t.d.Proven == "" // the first proof: whichever published release the device was made with
+		if first || x.Recovery || r.Name == t.d.Proven || r.Name == t.d.Offered {
+			in.Expected = append(in.Expected, x)
+		} else if r.Statement.Predicate.Counter < t.d.HighCounter && len(in.Superseded) < maxSuperseded {
+			in.Superseded = append(in.Superseded, x)
+		}
+	}
+	return in
+}
+
+// eventLog finds the log that the quote commits to: sent now, or kept from before. nil when neither has it.
+func (t *turn) eventLog(ctx context.Context, e attestation.Evidence) ([]byte, error) {
+	if len(e.Log) > 0 {
+		return e.Log, nil
+	}
+	b, err := t.s.store.Log(ctx, e.LogDigest)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot load the event log: %w", err)
+	}
+	return b, nil
+}
+
+func onlyLogMissing(v attestation.Verdict) bool {
+	rs := v.Reasons()
+	return len(rs) == 1 && rs[0] == reason.EventlogMissing
+}
+
+// record makes the stored form of an appraisal: everything that led to it, so that it can be reached again.
+func (t *turn) record(in attestation.Input, v attestation.Verdict, baseline digest.SHA256) (store.Appraisal, error) {
+	in.Evidence.Log = nil
+	input, err := json.Marshal(in, json.Deterministic(true))
+	if err != nil {
+		return store.Appraisal{}, fmt.Errorf("cannot keep the appraisal: %w", err)
+	}
+	verdict, err := v.Marshal()
+	if err != nil {
+		return store.Appraisal{}, fmt.Errorf("cannot keep the verdict: %w", err)
+	}
+	id := digest.Of(fmt.Appendf(nil, "%s\n%d\n%s", t.d.ID, t.now.UnixMicro(), digest.Of(input)))
+	return store.Appraisal{
+		ID: id, Device: t.d.ID, Product: t.d.Product, At: t.now, Outcome: string(v.Outcome), Release: v.Release,
+		Input: input, Verdict: verdict, Verifier: t.s.set.Build, Policy: t.product.PolicyDigest, Baseline: baseline,
+	}, nil
+}

@@ -1,0 +1,78 @@
+// Package audit names the events that cordon keeps for good, and checks a run of stored ones.
+//
+// Whatever an auditor could ask about is a typed event, written in the same transaction as the change that it tells
+// about. The store assigns its number and its final leaf bytes; nothing rewrites a leaf.
+package audit
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// The closed list of event types. A type is never renamed and never reused.
+const (
+	ServerStarted       = "server.started"
+	ServerInitialised   = "server.initialised"
+	CeremonyApplied     = "ceremony.applied"
+	TimestampIssued     = "timestamp.issued"
+	PersonAdded         = "person.added"
+	PersonDisabled      = "person.disabled"
+	TokenIssued         = "token.issued"
+	InventorySet        = "inventory.set"
+	InventoryRemoved    = "inventory.removed"
+	EnrollTokenIssued   = "enroll_token.issued"
+	DeviceEnrolled      = "device.enrolled"
+	DeviceReactivated   = "device.reactivated"
+	DeviceClaimed       = "device.claimed"
+	DeviceRetired       = "device.retired"
+	DeviceRefused       = "device.refused" // an enrollment that was refused
+	VerdictAffirmed     = "verdict.affirmed"
+	VerdictRefused      = "verdict.refused"
+	ReleaseOffered      = "release.offered"
+	UpdateProven        = "update.proven"
+	UpdateOverdue       = "update.overdue"
+	DeviceStale         = "device.stale"
+	SegmentOrdered      = "segment.ordered"
+	SegmentVerified     = "segment.verified"
+	QuarantineOpened    = "quarantine.opened"
+	QuarantineRecovered = "quarantine.recovered" // a fresh challenge quote passed
+	QuarantineApproved  = "quarantine.approved"
+	QuarantineEnded     = "quarantine.ended"
+	ReleaseStaged       = "release.staged"
+	ReleaseApproved     = "release.approved"
+	ReleasePublished    = "release.published"
+	ReleaseHeld         = "release.held"
+	ReleaseResumeAsked  = "release.resume_approved"
+	ReleaseResumed      = "release.resumed"
+	ArtifactRefused     = "artifact.refused"
+	ArtifactServed      = "artifact.served" // a whole artifact reached the end of its last range
+	ClientEvent         = "client.event"    // what a device says it refused
+	ReportMade          = "report.made"
+	CertificateIssued   = "certificate.issued"
+)
+
+// ErrLeaf is returned for leaf bytes that cordon did not write.
+var ErrLeaf = errors.New("audit leaf is not valid")
+
+// leaf is the form of the stored bytes.
+type leaf struct {
+	V       int            `json:"v"`
+	N       int64          `json:"n"`
+	At      string         `json:"at"`
+	Type    string         `json:"type"`
+	Actor   string         `json:"actor"`
+	Subject string         `json:"subject"`
+	Data    jsontext.Value `json:"data,omitempty"`
+}
+
+// DataOf returns the data object of a leaf, nil if it has none.
+func DataOf(b []byte) (jsontext.Value, error) {
+	var l leaf
+	if err := json.Unmarshal(b, &l, json.RejectUnknownMembers(true)); err != nil {
+		return nil, fmt.Errorf("%w: %v", ErrLeaf, err)
+	}
+	return l.Data, nil
+}

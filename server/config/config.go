@@ -1,0 +1,258 @@
+// Package config reads the one configuration file of cordond. The Config struct is its manual: every field has its
+// default, its unit and what it excludes. A file is optional: without one the server runs on its defaults.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// ErrConfig is wrapped by every error about the content of a configuration.
+var ErrConfig = errors.New("configuration is not valid")
+
+// maxFile bounds a configuration file in bytes.
+const maxFile = 1 << 20
+
+// Config is the whole configuration. Durations are written like "15m" or "24h".
+type Config struct {
+	// DataDir holds online keys, CAs and, by default, database and artifacts. Relative paths are relative to the
+	// working directory. Default "./cordon-data".
+	DataDir string `toml:"data_dir"`
+	// Names are the DNS names and IP addresses of this server; the first one is in URLs. Default ["localhost",
+	// "127.0.0.1", "::1"].
+	Names []string `toml:"names"`
+	// TrustDomain is the SPIFFE trust domain of device certificates. Default: the first of Names.
+	TrustDomain string `toml:"trust_domain"`
+	// Database is "sqlite:FILE" or a "postgres://" URL. Default "sqlite:<data_dir>/cordon.db". PostgreSQL is needed for
+	// more than one replica. A password belongs into DatabaseFile.
+	Database string `toml:"database"`
+	// DatabaseFile is a file that holds the value of Database instead. Optional; excludes Database.
+	DatabaseFile string `toml:"database_file"`
+	// Artifacts is the directory of the artifact store. Default "<data_dir>/artifacts".
+	Artifacts string `toml:"artifacts"`
+	// EKRootsFile holds the PEM certificates of TPM manufacturers (roots and intermediates) that this server trusts.
+	// Optional: without it no TPM can enroll, and the server says so at its start.
+	EKRootsFile string `toml:"ek_roots_file"`
+
+	Listen Listen `toml:"listen"`
+	Times  Times  `toml:"times"`
+	Log    Log    `toml:"log"`
+}
+
+// Listen holds the addresses. Port 0 takes a free one.
+type Listen struct {
+	// Devices is the device API. Default ":8443".
+	Devices string `toml:"devices"`
+	// Admin is the admin API. Default ":8444".
+	Admin string `toml:"admin"`
+	// Metrics is plain HTTP for Prometheus; keep it on loopback. Default "127.0.0.1:9090".
+	Metrics string `toml:"metrics"`
+	// DeviceURL is what devices connect to, if it is not https://<first name>:<devices port>. Optional.
+	DeviceURL string `toml:"device_url"`
+}
+
+// Times are the intervals of the protocol (conformance/docs/protocol.md).
+type Times struct {
+	// Timestamp: a new timestamp, and with it a new beacon, is issued this often. Default "15m".
+	Timestamp Duration `toml:"timestamp"`
+	// Poll: how often a device polls, +-20 %. Default "15m".
+	Poll Duration `toml:"poll"`
+	// BeaconWindow: how old a beacon may be in a quote. Default "60m".
+	BeaconWindow Duration `toml:"beacon_window"`
+	// Lease: how long a proof is worth something, from the issue of its beacon or challenge. It must not be shorter
+	// than two polls plus the beacon window plus jitter. Default "2h".
+	Lease Duration `toml:"lease"`
+	// Grace: after the lease, until the device is restricted. Default "24h".
+	Grace Duration `toml:"grace"`
+	// Challenge: how old a challenge may be; at most "5m". Default "5m".
+	Challenge Duration `toml:"challenge"`
+	// UpdateDeadline: from the offer of a release to the proof of its boot. Default "24h".
+	UpdateDeadline Duration `toml:"update_deadline"`
+	// Enforce: how often open streams are held against the current state. Default "1s".
+	Enforce Duration `toml:"enforce"`
+}
+
+// Log says how to log.
+type Log struct {
+	// Level is "debug", "info", "warn" or "error". Default "info".
+	Level string `toml:"level"`
+	// Format is "text" or "json". Default "text".
+	Format string `toml:"format"`
+}
+
+// Duration is a time.Duration in TOML text.
+type Duration time.Duration
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil {
+		return fmt.Errorf("%q is not a duration like \"15m\"", b)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Std returns the time.Duration.
+func (d Duration) Std() time.Duration { return time.Duration(d) }
+
+// Jitter is the spread of poll intervals: +-20 %.
+const Jitter = 0.2
+
+// Load reads the file and fills defaults; an empty path is the default configuration.
+func Load(path string) (Config, error) {
+	var c Config
+	if path != "" {
+		if err := readFile(path, &c); err != nil {
+			return Config{}, err
+		}
+	}
+	c.setDefaults()
+	if err := c.validate(); err != nil {
+		return Config{}, fmt.Errorf("%s: %w", name(path), err)
+	}
+	return c, nil
+}
+
+func name(path string) string {
+	if path == "" {
+		return "default configuration"
+	}
+	return path
+}
+
+func readFile(path string, c *Config) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	if info.Size() > maxFile {
+		return fmt.Errorf("%w: %s is larger than %d bytes", ErrConfig, path, maxFile)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	d := toml.NewDecoder(strings.NewReader(string(b)))
+	d.DisallowUnknownFields()
+	err = d.Decode(c)
+	var strict *toml.StrictMissingError
+	if errors.As(err, &strict) {
+		return fmt.Errorf("%w: %s: unknown key\n%s", ErrConfig, path, strict.String())
+	}
+	var bad *toml.DecodeError
+	if errors.As(err, &bad) {
+		return fmt.Errorf("%w: %s:\n%s", ErrConfig, path, bad.String())
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %s: %v", ErrConfig, path, err)
+	}
+	return nil
+}
+
+func (c *Config) setDefaults() {
+	text := func(field *string, value string) {
+		if *field == "" {
+			*field = value
+		}
+	}
+	span := func(field *Duration, value time.Duration) {
+		if *field == 0 {
+			*field = Duration(value)
+		}
+	}
+	text(&c.DataDir, "./cordon-data")
+	if len(c.Names) == 0 {
+		c.Names = []string{"localhost", "127.0.0.1", "::1"}
+	}
+	text(&c.TrustDomain, c.Names[0])
+	if c.DatabaseFile == "" {
+		text(&c.Database, "sqlite:"+filepath.Join(c.DataDir, "cordon.db"))
+	}
+	text(&c.Artifacts, filepath.Join(c.DataDir, "artifacts"))
+	text(&c.Listen.Devices, ":8443")
+	text(&c.Listen.Admin, ":8444")
+	text(&c.Listen.Metrics, "127.0.0.1:9090")
+	span(&c.Times.Timestamp, 15*time.Minute)
+	span(&c.Times.Poll, 15*time.Minute)
+	span(&c.Times.BeaconWindow, 60*time.Minute)
+	span(&c.Times.Lease, 2*time.Hour)
+	span(&c.Times.Grace, 24*time.Hour)
+	span(&c.Times.Challenge, 5*time.Minute)
+	span(&c.Times.UpdateDeadline, 24*time.Hour)
+	span(&c.Times.Enforce, time.Second)
+	text(&c.Log.Level, "info")
+	text(&c.Log.Format, "text")
+}
+
+func (c *Config) validate() error {
+	var bad []string
+	say := func(format string, args ...any) { bad = append(bad, fmt.Sprintf(format, args...)) }
+	if c.Database != "" && c.DatabaseFile != "" {
+		say("database and database_file exclude each other")
+	}
+	for key, d := range map[string]Duration{
+		"times.timestamp": c.Times.Timestamp, "times.poll": c.Times.Poll, "times.beacon_window": c.Times.BeaconWindow,
+		"times.lease": c.Times.Lease, "times.grace": c.Times.Grace, "times.challenge": c.Times.Challenge,
+		"times.update_deadline": c.Times.UpdateDeadline, "times.enforce": c.Times.Enforce,
+	} {
+		if d <= 0 {
+			say("%s must be longer than zero", key)
+		}
+	}
+	if c.Times.Challenge.Std() > 5*time.Minute {
+		say("times.challenge must be at most 5m")
+	}
+	if c.Times.Timestamp > c.Times.BeaconWindow {
+		say("times.timestamp must not be longer than times.beacon_window, or a fresh device would have no fresh beacon")
+	}
+	if shortest := c.shortestLease(); c.Times.Lease.Std() < shortest {
+		say("times.lease must be at least %s: two polls with jitter plus the beacon window", shortest)
+	}
+	for key, address := range map[string]string{"listen.devices": c.Listen.Devices, "listen.admin": c.Listen.Admin, "listen.metrics": c.Listen.Metrics} {
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			say("%s: %q is not host:port", key, address)
+		}
+	}
+	if c.Listen.DeviceURL != "" {
+		if u, err := url.Parse(c.Listen.DeviceURL); err != nil || u.Scheme != "https" || u.Host == "" {
+			say("listen.device_url: %q is not an https URL", c.Listen.DeviceURL)
+		}
+	}
+	if strings.ContainsAny(c.TrustDomain, "/:@ ") || strings.ToLower(c.TrustDomain) != c.TrustDomain {
+		say("trust_domain: %q is not a SPIFFE trust domain (lower-case letters, digits, . - _)", c.TrustDomain)
+	}
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		say("log.format: %q is neither \"text\" nor \"json\"", c.Log.Format)
+	}
+	if len(bad) > 0 {
+		return fmt.Errorf("%w: %s", ErrConfig, strings.Join(bad, "; "))
+	}
+	return nil
+}
+
+// shortestLease is the lease that a device which polls on time can always renew.
+func (c *Config) shortestLease() time.Duration {
+	polls := time.Duration(2 * (1 + Jitter) * float64(c.Times.Poll.Std()))
+	return polls + c.Times.BeaconWindow.Std()
+}
+
+// DSN returns the database's DSN, read from DatabaseFile if that is where it is.
+func (c *Config) DSN() (string, error) {
+	if c.DatabaseFile == "" {
+		return c.Database, nil
+	}
+	b, err := os.ReadFile(c.DatabaseFile)
+	if err != nil {
+		return "", fmt.Errorf("cannot read database_file: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}

@@ -1,0 +1,166 @@
+package deviceapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/attestation/reason"
+	"github.com/cordon-ota/cordon/server/audit"
+	"github.com/cordon-ota/cordon/server/fleet"
+	"github.com/cordon-ota/cordon/server/problem"
+	"github.com/cordon-ota/cordon/server/segment"
+	"github.com/cordon-ota/cordon/server/store"
+)
+
+// writeTimeout bounds how long one piece of a body may take to leave: a reader that stands still is let go.
+const writeTimeout = 30 * time.Second
+
+// piece is how much is sent between two looks at the door.
+const piece = 256 << 10
+
+// artifact is the door: one range of firmware bytes, authorised against the current state.
+func (s *Server) artifact(c echo.Context) error {
+	ctx := c.Request().Context()
+	sum, err := digest.Parse(c.Param("sha256"))
+	if err != nil {
+		return problem.Malformed("the artifact is named by 64 lower-case hex digits")
+	}
+	grant, err := s.authorise(ctx, c, sum)
+	if err != nil {
+		return err
+	}
+	size, err := s.Blobs.Stat(ctx, sum)
+	if errors.Is(err, artifacts.ErrNotFound) || err == nil && size != grant.Length {
+		return problem.Busy(fmt.Errorf("artifact %s of %s is not in the store: %w", sum, grant.Release, err), time.Minute)
+	}
+	if err != nil {
+		return problem.Busy(err, time.Minute)
+	}
+	from, to, err := parseRange(c.Request().Header.Get("Range"), size)
+	if err != nil {
+		c.Response().Header().Set("Content-Range", fmt.Sprintf("bytes */%d", size))
+		return err
+	}
+	return s.send(c, grant, sum, from, to, size)
+}
+
+func (s *Server) authorise(ctx context.Context, c echo.Context, sum digest.SHA256) (segment.Grant, error) {
+	conn, err := connectionOf(c.Request().TLS)
+	if err != nil {
+		return segment.Grant{}, err
+	}
+	d, err := s.Store.DeviceByTLSKey(ctx, conn.key)
+	if errors.Is(err, store.ErrNotFound) {
+		return segment.Grant{}, problem.New(http.StatusForbidden, reason.DeviceUnknown, "no device is enrolled with this key")
+	}
+	if err != nil {
+		return segment.Grant{}, fmt.Errorf("cannot load the device: %w", err)
+	}
+	var q *fleet.Quarantine
+	switch open, err := s.Store.OpenQuarantine(ctx, d.ID); {
+	case err == nil:
+		q = &open
+	case !errors.Is(err, store.ErrNotFound):
+		return segment.Grant{}, fmt.Errorf("cannot load the quarantine: %w", err)
+	}
+	grant, err := segment.Allow(d, q, s.Catalog().Products[d.Product], sum, s.Now())
+	var refused *problem.Error
+	if errors.As(err, &refused) {
+		s.event(ctx, audit.ArtifactRefused, d.ID, map[string]any{"artifact": sum, "reason": refused.Reason})
+	}
+	return grant, err
+}
+
+// event writes an event of the door. The door's answer does not wait on it: a refusal stands whether or not it can be
+// written down, and a failure is logged for people.
+func (s *Server) event(ctx context.Context, kind, device string, data map[string]any) {
+	err := s.Store.Commit(ctx, store.Change{Events: []store.Event{{At: s.Now(), Type: kind, Actor: "door", Subject: device, Data: data}}})
+	if err != nil {
+		s.Log.ErrorContext(ctx, "cannot write an audit event of the door", "type", kind, "error", err)
+	}
+}
+
+func (s *Server) send(c echo.Context, grant segment.Grant, sum digest.SHA256, from, to, size int64) error {
+	ctx, done := s.Door.Open(c.Request().Context(), grant)
+	defer done()
+	r, err := s.Blobs.Open(ctx, sum, from, to-from)
+	if err != nil {
+		return problem.Busy(err, time.Minute)
+	}
+	defer r.Close()
+	h := c.Response().Header()
+	h.Set("Accept-Ranges", "bytes")
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("Content-Length", strconv.FormatInt(to-from, 10))
+	h.Set("Cache-Control", "private, no-store")
+	status := http.StatusOK
+	if c.Request().Header.Get("Range") != "" {
+		status = http.StatusPartialContent
+		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, to-1, size))
+	}
+	c.Response().WriteHeader(status)
+	if err := pump(ctx, c.Response(), r, to-from); err != nil {
+		s.Log.InfoContext(ctx, "artifact stream ended early", "device", grant.Device, "release", grant.Release, "error", err)
+		panic(http.ErrAbortHandler) // the connection is broken on purpose: a short body must not look complete
+	}
+	if to == size {
+		s.event(ctx, audit.ArtifactServed, grant.Device, map[string]any{"artifact": sum, "release": grant.Release})
+	}
+	return nil
+}
+
+// pump copies n bytes in pieces and stops as soon as the context ends or a piece does not leave in time.
+func pump(ctx context.Context, w *echo.Response, r io.Reader, n int64) error {
+	control := http.NewResponseController(w)
+	for n > 0 {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := control.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			return err
+		}
+		m, err := io.CopyN(w, r, min(n, piece))
+		n -= m
+		if err != nil {
+			return err
+		}
+		w.Flush()
+	}
+	return nil
+}
+
+// parseRange understands one range of the form bytes=A- or bytes=A-B; no header is the whole artifact. It returns
+// [from, to).
+func parseRange(header string, size int64) (from, to int64, err error) {
+	if header == "" {
+		return 0, size, nil
+	}
+	bad := problem.New(http.StatusRequestedRangeNotSatisfiable, reason.RequestMalformed, "the range must be bytes=A- or bytes=A-B within the artifact")
+	spec, ok := strings.CutPrefix(header, "bytes=")
+	first, last, dash := strings.Cut(spec, "-")
+	if !ok || !dash {
+		return 0, 0, bad
+	}
+	from, err = strconv.ParseInt(first, 10, 64)
+	if err != nil || from < 0 || from >= size {
+		return 0, 0, bad
+	}
+	if last == "" {
+		return from, size, nil
+	}
+	end, err := strconv.ParseInt(last, 10, 64)
+	if err != nil || end < from {
+		return 0, 0, bad
+	}
+	return from, min(end, size-1) + 1, nil
+}

@@ -1,0 +1,164 @@
+// Package enroll admits devices in two round trips.
+//
+// Round 1 checks who the TPM is and answers with a credential that only that TPM can open; the server keeps nothing.
+// Round 2 proves that the attestation key and the TLS key live in that TPM. A genuine TPM is not an owned one: only an
+// inventory entry, a one-time token or a person's approval takes a device out of "pending", and they, never the device,
+// say product and hardware.
+//
+// Trusted: it decides which keys speak for a device.
+package enroll
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/cordon-ota/cordon/attestation"
+	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/attestation/identity"
+	"github.com/cordon-ota/cordon/attestation/reason"
+	"github.com/cordon-ota/cordon/client/wire"
+	"github.com/cordon-ota/cordon/server/appraise"
+	"github.com/cordon-ota/cordon/server/audit"
+	"github.com/cordon-ota/cordon/server/fleet"
+	"github.com/cordon-ota/cordon/server/problem"
+	"github.com/cordon-ota/cordon/server/store"
+)
+
+// Store is what enrollment reads and writes. Missing rows are store.ErrNotFound; Commit as in package store.
+type Store interface {
+	Device(ctx context.Context, id string) (fleet.Device, error)
+	OpenQuarantine(ctx context.Context, device string) (fleet.Quarantine, error)
+	Inventory(ctx context.Context, device string) (store.Inventory, error)
+	EnrollToken(ctx context.Context, hash digest.SHA256) (store.EnrollToken, error)
+	Commit(ctx context.Context, change store.Change) error
+}
+
+// Service enrolls devices. It is safe for concurrent use.
+type Service struct {
+	store      Store
+	roots      *x509.CertPool
+	challenges *appraise.Challenges
+	secretKey  []byte // makes the activation secret of a challenge; never leaves the server
+	terms      fleet.Terms
+	maxAge     time.Duration
+	now        func() time.Time
+	log        *slog.Logger
+}
+
+// New takes the TPM manufacturers' roots and the keys for challenges and activation secrets.
+func New(s Store, roots *x509.CertPool, challenges *appraise.Challenges, secretKey []byte, terms fleet.Terms, maxAge time.Duration, now func() time.Time, log *slog.Logger) *Service {
+	return &Service{store: s, roots: roots, challenges: challenges, secretKey: secretKey, terms: terms, maxAge: maxAge, now: now, log: log}
+}
+
+// applicant is a request whose keys were checked.
+type applicant struct {
+	ek     identity.EK
+	ak     identity.Public
+	tls    identity.Public
+	qn     []byte // qualified name that the AK has in the endorsement hierarchy
+	digest digest.SHA256
+	id     string
+}
+
+// Start answers round 1. connection is the SPKI that the TLS connection authenticated with.
+func (s *Service) Start(ctx context.Context, connection []byte, req wire.EnrollRequest) (wire.EnrollChallenge, error) {
+	a, err := s.check(connection, req)
+	if err != nil {
+		return wire.EnrollChallenge{}, err
+	}
+	token := s.challenges.Mint(purpose(a), a.id, s.now())
+	credential, secret, err := identity.MakeCredential(a.ek.SPKI, a.ak.Name, s.secret(token))
+	if err != nil {
+		return wire.EnrollChallenge{}, fmt.Errorf("cannot make a credential: %w", err)
+	}
+	return wire.EnrollChallenge{Device: a.id, Challenge: token, Credential: credential, EncryptedSecret: secret}, nil
+}
+
+// check holds the request against the rules for EK, AK and TLS key, and against the connection it came over.
+func (s *Service) check(connection []byte, req wire.EnrollRequest) (applicant, error) {
+	if len(req.EKChain) > 4 || len(req.HardwareID) > 63 || len(req.Token) > 128 {
+		return applicant{}, problem.Malformed("a field of the request is too long")
+	}
+	ek, problems := identity.VerifyEK(req.EKCertificate, req.EKChain, s.roots, s.now())
+	if len(problems) > 0 {
+		return applicant{}, refuse(problems)
+	}
+	ak, err := identity.ParsePublic(req.AKPublic)
+	if err != nil {
+		return applicant{}, problem.New(http.StatusBadRequest, reason.AKNotBound, "the attestation key cannot be read: %v", err)
+	}
+	tls, err := identity.ParsePublic(req.TLSPublic)
+	if err != nil {
+		return applicant{}, problem.New(http.StatusBadRequest, reason.AKNotBound, "the TLS key cannot be read: %v", err)
+	}
+	if problems := append(identity.CheckAK(ak), identity.CheckTLSKey(tls)...); len(problems) > 0 {
+		return applicant{}, refuse(problems)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(tls.Key)
+	if err != nil || !hmac.Equal(spki, connection) {
+		return applicant{}, problem.New(http.StatusForbidden, reason.AKNotBound, "the connection does not use the TLS key of the request")
+	}
+	canonical, err := json.Marshal(req, json.Deterministic(true))
+	if err != nil {
+		return applicant{}, fmt.Errorf("cannot hash the request: %w", err)
+	}
+	return applicant{ek: ek, ak: ak, tls: tls, qn: identity.QualifiedNameUnderEndorsement(ak.Name),
+		digest: digest.Of(canonical), id: ek.Device.String()}, nil
+}
+
+// purpose binds a challenge to the exact request of round 1.
+func purpose(a applicant) string { return attestation.PurposeEnroll + ":" + a.digest.String() }
+
+// secret is the 32 bytes that only the TPM of the EK can get out of the credential.
+func (s *Service) secret(token []byte) []byte {
+	m := hmac.New(sha256.New, s.secretKey)
+	m.Write([]byte("cordon/activation-secret/v1"))
+	m.Write(token)
+	return m.Sum(nil)
+}
+
+// NewKey draws a key for challenges or secrets.
+func NewKey() []byte {
+	k := make([]byte, 32)
+	_, _ = rand.Read(k)
+	return k
+}
+
+func refuse(problems []identity.Problem) error {
+	p := problems[0]
+	return problem.New(http.StatusForbidden, p.Reason, "%s", p.Detail)
+}
+
+// Finish answers round 2 and admits the device.
+func (s *Service) Finish(ctx context.Context, connection, exporter []byte, req wire.ActivateRequest) (wire.ActivateAnswer, error) {
+	a, err := s.check(connection, req.Enroll)
+	if err != nil {
+		return wire.ActivateAnswer{}, err
+	}
+	issued, why := s.challenges.Check(req.Challenge, purpose(a), a.id, s.now())
+	if why != "" {
+		return wire.ActivateAnswer{}, problem.New(http.StatusForbidden, why, "start the enrollment again")
+	}
+	consume := store.ConsumeChallenge{Digest: digest.Of(req.Challenge), Expires: issued.Add(s.maxAge + time.Minute)}
+	claims, log, err := s.prove(a, exporter, req)
+	if err != nil {
+		// One wrong answer ends the challenge: no second guess.
+		if cerr := s.store.Commit(ctx, store.Change{Writes: []store.Write{consume}, Events: []store.Event{{
+			At: s.now(), Type: audit.DeviceRefused, Actor: a.id, Subject: a.id, Data: map[string]any{"why": err.Error()},
+		}}}); cerr != nil && !errors.Is(cerr, store.ErrConflict) {
+			return wire.ActivateAnswer{}, fmt.Errorf("cannot end the challenge: %w", cerr)
+		}
+		return wire.ActivateAnswer{}, err
+	}
+	return s.admit(ctx, a, req, claims, log, consume)
+}

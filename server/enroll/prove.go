@@ -1,0 +1,85 @@
+package enroll
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/subtle"
+	"net/http"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/cordon-ota/cordon/attestation"
+	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/attestation/eventlog"
+	"github.com/cordon-ota/cordon/attestation/identity"
+	"github.com/cordon-ota/cordon/attestation/quote"
+	"github.com/cordon-ota/cordon/attestation/reason"
+	"github.com/cordon-ota/cordon/client/wire"
+	"github.com/cordon-ota/cordon/server/problem"
+	"github.com/cordon-ota/cordon/server/store"
+)
+
+// prove checks everything that round 2 has to show: the TPM of the EK opened the credential for this AK, the AK vouches
+// for the TLS key, and it quoted; all over one transcript that also binds the connection and the claims.
+func (s *Service) prove(a applicant, exporter []byte, req wire.ActivateRequest) (wire.Claims, *store.AddLog, error) {
+	var claims wire.Claims
+	if len(req.Claims) > wire.MaxClaimsBytes {
+		return claims, nil, problem.TooLarge(wire.MaxClaimsBytes)
+	}
+	if err := json.Unmarshal(req.Claims, &claims); err != nil {
+		return claims, nil, problem.Malformed("the claims are not valid JSON: %v", err)
+	}
+	evidence, err := attestation.DecodeEvidence(req.Evidence)
+	if err != nil {
+		return claims, nil, problem.Malformed("the Evidence cannot be read: %v", err)
+	}
+	transcript := attestation.Transcript(attestation.Binding{
+		Purpose: attestation.PurposeEnroll, Nonce: req.Challenge, Device: a.id, Exporter: exporter,
+		LogDigests: []digest.SHA256{evidence.LogDigest}, Claims: digest.Of(req.Claims),
+	})
+	mac := hmac.New(sha256.New, s.secret(req.Challenge))
+	mac.Write(transcript[:])
+	if !hmac.Equal(mac.Sum(nil), req.HMAC) {
+		return claims, nil, problem.New(http.StatusForbidden, reason.AKNotBound, "the TPM did not open the credential")
+	}
+	if problems := identity.VerifyCertify(a.ak, a.qn, req.Certify, req.CertifySignature, transcript[:], a.tls); len(problems) > 0 {
+		return claims, nil, refuse(problems)
+	}
+	if err := checkQuote(a, evidence, transcript); err != nil {
+		return claims, nil, err
+	}
+	log, err := checkLog(evidence)
+	return claims, log, err
+}
+
+// checkQuote checks authenticity only: what the device booted is judged by the first poll.
+func checkQuote(a applicant, e attestation.Evidence, transcript digest.SHA256) error {
+	q, err := quote.ParseQuote(e.Quote)
+	if err != nil {
+		return problem.New(http.StatusForbidden, reason.QuoteMalformed, "%v", err)
+	}
+	if err := quote.VerifySignature(a.ak.Key, e.Quote, e.Signature); err != nil {
+		return problem.New(http.StatusForbidden, reason.QuoteSignatureInvalid, "%v", err)
+	}
+	if subtle.ConstantTimeCompare(q.QualifiedSigner, a.qn) != 1 {
+		return problem.New(http.StatusForbidden, reason.AKNotBound, "the attestation key is not a primary key of the endorsement hierarchy")
+	}
+	if subtle.ConstantTimeCompare(q.ExtraData, transcript[:]) != 1 {
+		return problem.New(http.StatusForbidden, reason.NonceUnknown, "the quote is not over this enrollment")
+	}
+	return nil
+}
+
+// checkLog keeps a log that came along, if it is the one that the quote commits to.
+func checkLog(e attestation.Evidence) (*store.AddLog, error) {
+	if len(e.Log) == 0 {
+		return nil, nil
+	}
+	if digest.Of(e.Log) != e.LogDigest {
+		return nil, problem.New(http.StatusForbidden, reason.EventlogMismatch, "the event log is not the one that the quote commits to")
+	}
+	if _, err := eventlog.Parse(e.Log); err != nil {
+		return nil, problem.New(http.StatusForbidden, reason.EventlogMismatch, "the event log cannot be parsed: %v", err)
+	}
+	return &store.AddLog{Digest: e.LogDigest, Bytes: e.Log}, nil
+}

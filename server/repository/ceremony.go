@@ -1,0 +1,310 @@
+package repository
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/tufrepo"
+	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/attestation/reason"
+	"github.com/cordon-ota/cordon/attestation/reference"
+	"github.com/cordon-ota/cordon/client/api"
+	"github.com/cordon-ota/cordon/server/audit"
+	"github.com/cordon-ota/cordon/server/problem"
+	"github.com/cordon-ota/cordon/server/store"
+)
+
+// Apply takes in what the holders signed: roots, offline targets and their files. It checks everything that a client
+// would check and publishes it, or changes nothing. Applying what is current already changes nothing.
+func (s *Service) Apply(ctx context.Context, actor string, c api.Ceremony) (api.CeremonyResult, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, err := s.begin(ctx)
+	if err != nil {
+		return api.CeremonyResult{}, err
+	}
+	before := d.repo
+	change := store.Change{}
+	a := application{s: s, d: d, change: &change}
+	if err := a.directorRoots(ctx, c.DirectorRoots); err != nil {
+		return api.CeremonyResult{}, err
+	}
+	if err := a.imageRoots(ctx, c.ImageRoots); err != nil {
+		return api.CeremonyResult{}, err
+	}
+	if err := a.targets(ctx, c); err != nil {
+		return api.CeremonyResult{}, err
+	}
+	result := api.CeremonyResult{ImageRoot: d.repo.ImageRoot, DirectorRoot: d.repo.DirectorRoot, Targets: d.repo.Targets, Products: sortedKeys(d.repo.Products)}
+	if d.repo.ImageRoot == before.ImageRoot && d.repo.DirectorRoot == before.DirectorRoot && d.repo.Targets == before.Targets {
+		return result, nil
+	}
+	if d.repo.ImageRoot == 0 || d.repo.DirectorRoot == 0 || d.repo.Targets == 0 {
+		return api.CeremonyResult{}, problem.New(http.StatusUnprocessableEntity, reason.MetadataInvalid, "the first ceremony needs an Image root, a Director root and targets")
+	}
+	if err := s.sign(d, &change); err != nil {
+		return api.CeremonyResult{}, err
+	}
+	kind := audit.CeremonyApplied
+	if before.ImageRoot == 0 {
+		kind = audit.ServerInitialised
+	}
+	change.Events = append(change.Events, store.Event{At: s.now(), Type: kind, Actor: actor, Subject: store.RepoImage, Data: map[string]any{
+		"image_root": d.repo.ImageRoot, "director_root": d.repo.DirectorRoot, "targets": d.repo.Targets, "products": result.Products,
+	}})
+	if err := s.check(ctx, d); err != nil {
+		return api.CeremonyResult{}, invalid(err)
+	}
+	if err := s.publish(ctx, d, change); err != nil {
+		return api.CeremonyResult{}, err
+	}
+	result.Changed = true
+	return result, nil
+}
+
+// application is one ceremony being checked.
+type application struct {
+	s      *Service
+	d      *draft
+	change *store.Change
+	image  *tufrepo.Image
+}
+
+func invalid(err error) error {
+	return problem.New(http.StatusUnprocessableEntity, tufrepo.ReasonOf(err), "%v", err)
+}
+
+func (a *application) directorRoots(ctx context.Context, roots [][]byte) error {
+	current, err := a.roots(ctx, DirectorPrefix, a.d.repo.DirectorRoot)
+	if err != nil {
+		return err
+	}
+	roots = unknown(roots, current)
+	if len(roots) == 0 {
+		return nil
+	}
+	all := append(current, roots...)
+	director, err := tufrepo.NewDirector(all[0], "ceremony", a.s.now())
+	if err != nil {
+		return invalid(err)
+	}
+	if err := director.UpdateRoot(all[1:]...); err != nil {
+		return invalid(err)
+	}
+	spec, err := tufrepo.ParseRoot(all[len(all)-1])
+	if err != nil {
+		return invalid(err)
+	}
+	for _, role := range []string{tufrepo.RoleTargets, tufrepo.RoleSnapshot, tufrepo.RoleTimestamp} {
+		if err := onlyKey(spec, role, a.s.keys.Director, "director"); err != nil {
+			return err
+		}
+	}
+	a.add(DirectorPrefix, a.d.repo.DirectorRoot, roots)
+	a.d.repo.DirectorRoot = int64(len(all))
+	return nil
+}
+
+func (a *application) imageRoots(ctx context.Context, roots [][]byte) error {
+	current, err := a.roots(ctx, tufrepo.StorePrefix, a.d.repo.ImageRoot)
+	if err != nil {
+		return err
+	}
+	roots = unknown(roots, current)
+	all := append(current, roots...)
+	if len(all) == 0 {
+		return nil
+	}
+	if a.image, err = tufrepo.NewImage(all[0], a.s.now()); err != nil {
+		return invalid(err)
+	}
+	if err := a.image.UpdateRoot(all[1:]...); err != nil {
+		return invalid(err)
+	}
+	if len(roots) == 0 {
+		return nil
+	}
+	spec, err := tufrepo.ParseRoot(all[len(all)-1])
+	if err != nil {
+		return invalid(err)
+	}
+	if err := onlyKey(spec, tufrepo.RoleSnapshot, a.s.keys.Snapshot, "snapshot"); err != nil {
+		return err
+	}
+	if err := onlyKey(spec, tufrepo.RoleTimestamp, a.s.keys.Timestamp, "timestamp"); err != nil {
+		return err
+	}
+	a.add(tufrepo.StorePrefix, a.d.repo.ImageRoot, roots)
+	for i, r := range roots {
+		a.d.objects = append(a.d.objects, tufrepo.Object{Name: tufrepo.FileName(a.d.repo.ImageRoot+int64(i)+1, tufrepo.RoleRoot), Data: r})
+	}
+	a.d.repo.ImageRoot = int64(len(all))
+	return nil
+}
+
+// roots reads the roots that are current, version 1 first.
+func (a *application) roots(ctx context.Context, prefix string, newest int64) ([][]byte, error) {
+	return a.s.roots(ctx, prefix, newest)
+}
+
+// add writes director roots; image roots are objects of the repository and are written with it.
+func (a *application) add(prefix string, have int64, roots [][]byte) {
+	if prefix == tufrepo.StorePrefix {
+		return
+	}
+	for i, r := range roots {
+		name := prefix + tufrepo.FileName(have+int64(i)+1, tufrepo.RoleRoot)
+		a.change.Writes = append(a.change.Writes, store.AddMetadata{Metadata: store.Metadata{Name: name, Bytes: r}})
+	}
+}
+
+// unknown drops roots that are current already.
+func unknown(roots, current [][]byte) [][]byte {
+	var out [][]byte
+	for _, r := range roots {
+		known := false
+		for _, c := range current {
+			known = known || bytes.Equal(r, c)
+		}
+		if !known {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// onlyKey checks that the root gives the role to this server's key and to nobody else.
+func onlyKey(spec tufrepo.RootSpec, role string, key crypto.Signer, use string) error {
+	want, err := tufrepo.KeyID(key.Public())
+	if err != nil {
+		return fmt.Errorf("cannot name the online key: %w", err)
+	}
+	for _, k := range spec.Keys[role] {
+		if id, err := tufrepo.KeyID(k); err == nil && id == want && len(spec.Keys[role]) == 1 {
+			return nil
+		}
+	}
+	return problem.New(http.StatusUnprocessableEntity, reason.MetadataInvalid, "the root gives role %q to another key than this server's online %s key: start again with 'cordon-sign root init'", role, use)
+}
+
+// targets checks the offline targets with all their files, and gives every new product an empty role.
+func (a *application) targets(ctx context.Context, c api.Ceremony) error {
+	if len(c.Targets) == 0 {
+		return nil
+	}
+	header, err := tufrepo.HeaderOf(c.Targets)
+	if err != nil {
+		return invalid(err)
+	}
+	if header.Version <= a.d.repo.Targets {
+		return a.sameTargets(ctx, header.Version, c.Targets)
+	}
+	if a.image == nil {
+		return problem.New(http.StatusUnprocessableEntity, reason.MetadataInvalid, "targets need an Image root")
+	}
+	spec, err := tufrepo.ParseTargets(c.Targets)
+	if err != nil {
+		return invalid(err)
+	}
+	if err := a.files(ctx, spec, c.Files); err != nil {
+		return err
+	}
+	a.d.objects = append(a.d.objects, tufrepo.Object{Name: tufrepo.FileName(header.Version, tufrepo.RoleTargets), Data: c.Targets})
+	a.d.docs[tufrepo.RoleTargets] = tufrepo.DocOf(header.Version, c.Targets)
+	a.d.repo.Targets = header.Version
+	return a.products(ctx, spec)
+}
+
+func (a *application) sameTargets(ctx context.Context, version int64, doc []byte) error {
+	current, err := a.s.store.MetadataFile(ctx, tufrepo.StorePrefix+tufrepo.FileName(version, tufrepo.RoleTargets))
+	if errors.Is(err, store.ErrNotFound) || err == nil && !bytes.Equal(current, doc) {
+		return problem.New(http.StatusConflict, reason.MetadataExpired, "targets version %d or a newer one is current with other content; build the change on the current one", version)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read the current targets: %w", err)
+	}
+	return nil
+}
+
+// files checks that every offline target is there with its bytes, and that each can be used.
+func (a *application) files(ctx context.Context, spec tufrepo.TargetsSpec, sent map[string][]byte) error {
+	for _, path := range sortedKeys(spec.Files) {
+		file := spec.Files[path]
+		data, ok := sent[path]
+		if !ok {
+			stored, err := a.s.store.MetadataFile(ctx, tufrepo.StorePrefix+tufrepo.TargetFileName(path, file.SHA256))
+			if errors.Is(err, store.ErrNotFound) {
+				return problem.New(http.StatusUnprocessableEntity, reason.MetadataInvalid, "the file %s was not sent", path)
+			}
+			if err != nil {
+				return fmt.Errorf("cannot read %s: %w", path, err)
+			}
+			data = stored
+		}
+		if int64(len(data)) != file.Length || digest.Of(data) != file.SHA256 {
+			return problem.New(http.StatusUnprocessableEntity, reason.ArtifactMismatch, "the file %s is not the one that was signed", path)
+		}
+		if err := usable(path, data); err != nil {
+			return err
+		}
+		a.d.objects = append(a.d.objects, tufrepo.Object{Name: tufrepo.TargetFileName(path, file.SHA256), Data: data})
+	}
+	for product := range spec.Products {
+		if _, ok := spec.Files[artifacts.PolicyPath(product)]; !ok {
+			return problem.New(http.StatusUnprocessableEntity, reason.PolicyMissing, "product %s is delegated but has no policy", product)
+		}
+	}
+	return nil
+}
+
+// usable parses the kinds of offline targets that the server acts on.
+func usable(path string, data []byte) error {
+	kind, product, profile := splitOffline(path)
+	switch kind {
+	case "policy":
+		policy, err := artifacts.DecodePolicy(data)
+		if err != nil {
+			return problem.New(http.StatusUnprocessableEntity, reason.PolicyMissing, "%s: %v", path, err)
+		}
+		if policy.Product != product {
+			return problem.New(http.StatusUnprocessableEntity, reason.PolicyMissing, "%s is the policy of product %q", path, policy.Product)
+		}
+	case "baseline":
+		baseline, err := reference.DecodeBaseline(data)
+		if err != nil {
+			return problem.New(http.StatusUnprocessableEntity, reason.MetadataInvalid, "%s: %v", path, err)
+		}
+		if baseline.Profile != profile {
+			return problem.New(http.StatusUnprocessableEntity, reason.MetadataInvalid, "%s is the baseline of profile %q", path, baseline.Profile)
+		}
+	}
+	return nil
+}
+
+// products gives each newly delegated product a role, and takes away the roles of products that are gone.
+func (a *application) products(ctx context.Context, spec tufrepo.TargetsSpec) error {
+	want, err := tufrepo.KeyID(a.s.keys.Product.Public())
+	if err != nil {
+		return fmt.Errorf("cannot name the online key: %w", err)
+	}
+	for _, product := range sortedKeys(spec.Products) {
+		delegation := spec.Products[product]
+		if len(delegation.Keys) != 1 || delegation.Threshold != 1 {
+			return problem.New(http.StatusUnprocessableEntity, reason.MetadataInvalid, "product %s must be delegated to this server's product key alone", product)
+		}
+		if id, err := tufrepo.KeyID(delegation.Keys[0]); err != nil || id != want {
+			return problem.New(http.StatusUnprocessableEntity, reason.MetadataInvalid, "product %s is delegated to another key than this server's product key", product)
+		}
+		if a.d.repo.Products[product] == 0 {
+			if err := a.s.signProduct(ctx, a.d, product, nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

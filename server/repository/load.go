@@ -1,0 +1,212 @@
+package repository
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/tufrepo"
+	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/attestation/reference"
+	"github.com/cordon-ota/cordon/client/api"
+	"github.com/cordon-ota/cordon/server/store"
+)
+
+// DirectorPrefix stands before the names of Director roots.
+const DirectorPrefix = "director/"
+
+// splitOffline takes policy/<product>.json and baseline/<product>/<profile>.json apart.
+func splitOffline(p string) (kind, product, profile string) {
+	kind, rest, _ := strings.Cut(p, "/")
+	rest = strings.TrimSuffix(rest, ".json")
+	switch kind {
+	case "policy":
+		return kind, rest, ""
+	case "baseline":
+		product, profile = path.Split(rest)
+		return kind, strings.TrimSuffix(product, "/"), profile
+	}
+	return kind, "", ""
+}
+
+// reload makes a new catalog from the database and the store.
+func (s *Service) reload(ctx context.Context) error {
+	repo, err := s.store.Repo(ctx, store.RepoImage)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read the repository's state: %w", err)
+	}
+	c := &Catalog{
+		Timestamp: repo.TimestampDoc, TimestampVersion: repo.Timestamp, Beacon: digest.Of(repo.TimestampDoc),
+		IssuedAt: repo.IssuedAt, Targets: repo.Targets, Products: map[string]*Product{},
+	}
+	if c.ImageRoots, err = s.roots(ctx, tufrepo.StorePrefix, repo.ImageRoot); err != nil {
+		return err
+	}
+	if c.DirectorRoots, err = s.roots(ctx, DirectorPrefix, repo.DirectorRoot); err != nil {
+		return err
+	}
+	if repo.Targets > 0 {
+		if err := s.loadOffline(ctx, c, repo.Targets); err != nil {
+			return err
+		}
+	}
+	for _, p := range c.Products {
+		if err := s.loadReleases(ctx, p); err != nil {
+			return err
+		}
+	}
+	s.seen.Store(repo.Version)
+	s.catalog.Store(c)
+	return nil
+}
+
+func (s *Service) roots(ctx context.Context, prefix string, newest int64) ([][]byte, error) {
+	var out [][]byte
+	for v := int64(1); v <= newest; v++ {
+		data, err := s.store.MetadataFile(ctx, prefix+tufrepo.FileName(v, tufrepo.RoleRoot))
+		if err != nil {
+			return nil, fmt.Errorf("cannot read root %d: %w", v, err)
+		}
+		out = append(out, data)
+	}
+	return out, nil
+}
+
+// loadOffline reads the policies and baselines that the offline targets sign.
+func (s *Service) loadOffline(ctx context.Context, c *Catalog, version int64) error {
+	doc, err := s.store.MetadataFile(ctx, tufrepo.StorePrefix+tufrepo.FileName(version, tufrepo.RoleTargets))
+	if err != nil {
+		return fmt.Errorf("cannot read the offline targets: %w", err)
+	}
+	spec, err := tufrepo.ParseTargets(doc)
+	if err != nil {
+		return fmt.Errorf("cannot read the offline targets: %w", err)
+	}
+	c.OfflineFiles = map[string][]byte{}
+	for name := range spec.Products {
+		c.Products[name] = &Product{Name: name, Baselines: map[string]Baseline{}}
+	}
+	for _, name := range sortedKeys(spec.Files) {
+		sum := spec.Files[name].SHA256
+		data, err := s.store.MetadataFile(ctx, tufrepo.StorePrefix+tufrepo.TargetFileName(name, sum))
+		if err != nil {
+			return fmt.Errorf("cannot read %s: %w", name, err)
+		}
+		c.OfflineFiles[name] = data
+		if err := c.take(name, data, sum); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Catalog) take(name string, data []byte, sum digest.SHA256) error {
+	kind, product, profile := splitOffline(name)
+	p := c.Products[product]
+	if p == nil {
+		return nil
+	}
+	switch kind {
+	case "policy":
+		policy, err := artifacts.DecodePolicy(data)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		p.Policy, p.PolicyDigest = policy, sum
+	case "baseline":
+		baseline, err := reference.DecodeBaseline(data)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		p.Baselines[profile] = Baseline{Value: baseline, Digest: sum}
+	}
+	return nil
+}
+
+func (s *Service) loadReleases(ctx context.Context, p *Product) error {
+	rows, err := s.store.ListReleases(ctx, p.Name)
+	if err != nil {
+		return fmt.Errorf("cannot list releases: %w", err)
+	}
+	for _, row := range rows {
+		if row.State != api.ReleasePublished {
+			continue
+		}
+		r, err := s.loadRelease(ctx, row)
+		if err != nil {
+			return fmt.Errorf("cannot load release %s: %w", row.Name, err)
+		}
+		p.Releases = append(p.Releases, r)
+	}
+	slices.SortFunc(p.Releases, func(a, b *Release) int {
+		return int(b.Statement.Predicate.Counter) - int(a.Statement.Predicate.Counter)
+	})
+	return nil
+}
+
+func (s *Service) loadRelease(ctx context.Context, row store.Release) (*Release, error) {
+	statement, err := artifacts.DecodeStatement(row.Statement)
+	if err != nil {
+		return nil, err
+	}
+	r := &Release{Name: row.Name, Statement: statement, Hold: row.Hold, PublishedAt: row.PublishedAt,
+		Values: map[string]reference.Values{}, Documents: documents(row, statement)}
+	for component, sum := range row.Reference {
+		data, err := s.readBlob(ctx, sum, reference.MaxBytes)
+		if err != nil {
+			return nil, fmt.Errorf("Reference Values of %s: %w", component, err)
+		}
+		if r.Values[component], err = reference.Decode(data); err != nil {
+			return nil, fmt.Errorf("Reference Values of %s: %w", component, err)
+		}
+	}
+	return r, nil
+}
+
+// documents are the open files beside the components of a release.
+func documents(row store.Release, statement artifacts.Statement) map[string]digest.SHA256 {
+	out := map[string]digest.SHA256{}
+	bundle := digest.Of(bundleDocument(row.Bundles))
+	for _, c := range statement.Predicate.Components {
+		out[c.Name+artifacts.BundleSuffix] = bundle
+		if !c.ReferenceValues.IsZero() {
+			out[c.Name+artifacts.ReferenceSuffix] = c.ReferenceValues
+		}
+		if sum, ok := row.SBOMs[c.Name]; ok {
+			out[c.Name+artifacts.SBOMSuffix] = sum
+		}
+	}
+	return out
+}
+
+// readBlob reads a small blob whole.
+func (s *Service) readBlob(ctx context.Context, sum digest.SHA256, limit int64) ([]byte, error) {
+	size, err := s.artifacts.Stat(ctx, sum)
+	if err != nil {
+		return nil, err
+	}
+	if size > limit {
+		return nil, fmt.Errorf("blob %s has %d bytes, at most %d are allowed here", sum, size, limit)
+	}
+	r, err := s.artifacts.Open(ctx, sum, 0, -1)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if digest.Of(data) != sum {
+		return nil, fmt.Errorf("blob %s: %w", sum, artifacts.ErrDigestMismatch)
+	}
+	return data, nil
+}

@@ -1,0 +1,36 @@
+#!/bin/sh
+# Publishes one release from a pipeline, and can be run again as often as the pipeline likes: the same release twice
+# changes nothing and ends with 0.
+#
+# The pipeline gives, as protected variables and files:
+#   CORDON_SERVER      https URL of the admin listener
+#   CORDON_CA_SHA256   SHA-256 of the server's CA certificate, as cordond prints it
+#   CORDON_TOKEN_FILE  file with the token of an account that has the role ci and no other
+#   CORDON_KEY_FILE    publisher.pem of 'cordon-sign keys new --type publisher'
+# and, per release:
+#   CORDON_PRODUCT     product
+#   CORDON_VERSION     version, for example the tag
+#   CORDON_COMPONENTS  one or more NAME=FILE,hw=A+B,installer=KIND, with spaces between
+#   CORDON_OUT         directory that the pipeline keeps: the bundle and the result go there
+set -eu
+
+: "${CORDON_SERVER:?}" "${CORDON_CA_SHA256:?}" "${CORDON_TOKEN_FILE:?}" "${CORDON_KEY_FILE:?}"
+: "${CORDON_PRODUCT:?}" "${CORDON_VERSION:?}" "${CORDON_COMPONENTS:?}" "${CORDON_OUT:?}"
+
+# Many pipelines hand secrets over as files that everybody on the runner can read; cordon-sign refuses those.
+private=$(mktemp -d)
+trap 'rm -rf "$private"' EXIT
+trap 'exit 130' INT TERM
+(umask 077 && cat "$CORDON_KEY_FILE" >"$private/publisher.pem")
+
+mkdir -p "$CORDON_OUT"
+set --
+for component in $CORDON_COMPONENTS; do
+	set -- "$@" --component "$component"
+done
+
+cordon-sign publish \
+	--server "$CORDON_SERVER" --ca-sha256 "$CORDON_CA_SHA256" --token-file "$CORDON_TOKEN_FILE" \
+	--product "$CORDON_PRODUCT" --version "$CORDON_VERSION" "$@" \
+	--key "$private/publisher.pem" --bundle-out "$CORDON_OUT/$CORDON_PRODUCT-$CORDON_VERSION.sigstore.json" \
+	--json >"$CORDON_OUT/$CORDON_PRODUCT-$CORDON_VERSION.json"

@@ -1,0 +1,4 @@
+package main
+
+// Main is what testscript runs as cordon-sign.
+var Main = main

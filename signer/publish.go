@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/spf13/cobra"
+
+	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/signer/keys"
+	"github.com/cordon-ota/cordon/signer/publish"
+)
+
+// publishFlags are the flags of publish that need work before they are options.
+type publishFlags struct {
+	server     serverFlags
+	components []string
+	sboms      []string
+	bundles    []string
+	key        string
+	bundleOut  string
+	json       bool
+	options    publish.Options
+}
+
+func (a *app) publishCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "publish", Short: "Sign a release and hand it to the server; the same release again changes nothing", Args: cobra.NoArgs,
+		Example: "  cordon-sign publish --server https://cordon.example:8444 --ca-sha256 HEX --token-file ci.token \\\n" +
+			"    --product gateway --version 1.4.0 --component app=app.efi,hw=board-a+board-b,installer=uki --key publisher.pem",
+	}
+	var p publishFlags
+	p.server.add(c)
+	f := c.Flags()
+	f.StringVar(&p.options.Product, "product", "", "product")
+	f.StringVar(&p.options.Version, "version", "", "version; it never changes once published")
+	f.Uint64Var(&p.options.Counter, "counter", 0, "release counter; the product's highest + 1 if not given")
+	f.Uint64Var(&p.options.Floor, "floor", 0, "counter below which a device with this release refuses others")
+	f.Uint64Var(&p.options.Requires, "requires", 0, "counter that a device must have reached before")
+	f.IntVar(&p.options.MinimumTier, "minimum-tier", 0, "how strongly a device must have proven its identity, 0 to 5")
+	f.BoolVar(&p.options.Recovery, "recovery", false, "a quarantined device may fetch it; the policy must list its images")
+	f.StringArrayVar(&p.components, "component", nil, "`name=FILE,hw=A+B,installer=KIND[,measured=yes|no]`; once per component")
+	f.StringArrayVar(&p.sboms, "sbom", nil, "`name=FILE`: SBOM of a component")
+	f.StringArrayVar(&p.bundles, "bundle", nil, "bundle `FILE` of another publisher over the same statement")
+	f.StringVar(&p.key, "key", "", "private key `FILE` of the publisher")
+	f.StringVar(&p.bundleOut, "bundle-out", "", "keep the signed bundle in `FILE`")
+	f.BoolVar(&p.options.DryRun, "dry-run", false, "check and sign, upload nothing")
+	f.BoolVar(&p.json, "json", false, "print the result as JSON")
+	required(c, "product", "version", "component", "key")
+	c.RunE = a.run("publish", p.run)
+	return c
+}
+
+func (p *publishFlags) run(ctx context.Context) error {
+	if err := p.load(); err != nil {
+		return err
+	}
+	client, err := p.server.client()
+	if err != nil {
+		return err
+	}
+	status, err := client.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if !status.Initialised {
+		return publish.ErrSetup
+	}
+	line := &progress{out: os.Stderr, terminal: isTerminal(os.Stderr)}
+	p.options.Progress = line.report
+	result, err := publish.Run(ctx, client, p.options)
+	line.end()
+	if err != nil {
+		return err
+	}
+	if p.bundleOut != "" && result.Bundle != nil {
+		if err := os.WriteFile(p.bundleOut, result.Bundle, 0o644); err != nil {
+			return fmt.Errorf("cannot keep the bundle: %w", err)
+		}
+	}
+	return p.print(result)
+}
+
+func (p *publishFlags) load() error {
+	for name, value := range map[string]string{"--product": p.options.Product, "--version": p.options.Version} {
+		if err := artifacts.ValidName(value); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	for _, text := range p.components {
+		s, err := publish.ParseSpec(text)
+		if err != nil {
+			return err
+		}
+		p.options.Components = append(p.options.Components, s)
+	}
+	p.options.SBOMs = map[string]string{}
+	for _, text := range p.sboms {
+		name, file, ok := strings.Cut(text, "=")
+		if _, twice := p.options.SBOMs[name]; !ok || file == "" || twice {
+			return fmt.Errorf("%w: --sbom %q is not name=FILE, or its name is there twice", errUsage, text)
+		}
+		p.options.SBOMs[name] = file
+	}
+	for _, path := range p.bundles {
+		b, err := readFile(path, artifacts.MaxBundleBytes)
+		if err != nil {
+			return fmt.Errorf("cannot read bundle: %w", err)
+		}
+		p.options.Bundles = append(p.options.Bundles, b)
+	}
+	key, err := keys.Load(p.key, keys.Publisher)
+	p.options.Key = key
+	return err
+}
+
+func (p *publishFlags) print(r publish.Result) error {
+	if p.json {
+		b, err := json.Marshal(r, json.Deterministic(true))
+		if err != nil {
+			return fmt.Errorf("cannot encode the result: %w", err)
+		}
+		fmt.Printf("%s\n", b)
+		return nil
+	}
+	switch {
+	case r.State != "" && !r.Changed:
+		fmt.Printf("%s counter %d: is there already (%s); nothing changed\n", r.Name, r.Counter, r.State)
+	case r.DryRun && r.Checked == "server":
+		fmt.Printf("%s counter %d: the server would take it\n", r.Name, r.Counter)
+	case r.DryRun:
+		fmt.Printf("%s counter %d: all is well here; the server cannot check it before it has %s\n", r.Name, r.Counter, strings.Join(r.Missing, ", "))
+	default:
+		fmt.Printf("%s counter %d: %s\n", r.Name, r.Counter, r.State)
+	}
+	if !r.DryRun && r.Approvals > 0 && r.State != "published" {
+		fmt.Fprintf(os.Stderr, "it waits for %d approvals: cordonctl release approve %s\n", r.Approvals, r.Name)
+	}
+	return nil
+}

@@ -1,0 +1,362 @@
+package publish
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/attestation/reason"
+	"github.com/cordon-ota/cordon/client/api"
+	"github.com/cordon-ota/cordon/signer/keys"
+)
+
+// Server is the part of the admin API that publishing needs; *api.Client is one. Every method retries by itself, may be
+// called again after any error, and reports a refusal as *api.Error.
+type Server interface {
+	Releases(ctx context.Context, product, after string) (api.Page[api.Release], error)
+	Uploaded(ctx context.Context, d digest.SHA256, length int64) (api.Upload, error)
+	Send(ctx context.Context, d digest.SHA256, length int64, r io.ReaderAt, progress func(int64)) error
+	Publish(ctx context.Context, r api.PublishRequest) (api.Release, error)
+}
+
+// Options are one publish as typed.
+type Options struct {
+	Product     string
+	Version     string
+	Counter     uint64 // 0: the highest of the product + 1, or what this version has already
+	Floor       uint64
+	Requires    uint64
+	MinimumTier int
+	Recovery    bool
+	Components  []Spec
+	SBOMs       map[string]string // component -> file
+	Bundles     [][]byte          // of other publishers, over the same statement
+	DryRun      bool
+	Key         crypto.Signer // ECDSA P-256
+	// Progress is Optional: what is being done ("hash", "upload"), to what, and how far it is.
+	Progress func(what, name string, done, total int64)
+}
+
+// Result is what became of it; cordon-sign prints it as JSON.
+type Result struct {
+	Name       string                `json:"name"`
+	State      string                `json:"state"` // "staged", "published"; empty for a dry run
+	Changed    bool                  `json:"changed"`
+	DryRun     bool                  `json:"dry_run,omitzero"`
+	Checked    string                `json:"checked,omitzero"` // of a dry run: "server" or "local"
+	Counter    uint64                `json:"counter"`
+	Components []artifacts.Component `json:"components"`
+	Uploaded   int64                 `json:"uploaded_bytes"`
+	Approvals  int                   `json:"approvals_needed"`
+	Timestamp  int64                 `json:"timestamp,omitzero"`
+	Bundle     []byte                `json:"-"`                 // nil if nothing had to be signed
+	Missing    []string              `json:"missing,omitempty"` // of a local dry run: what the server does not have
+}
+
+// blob is something that the server must have before the release can name it.
+type blob struct {
+	name   string
+	digest digest.SHA256
+	length int64
+	data   io.ReaderAt
+}
+
+// Run publishes. Errors to test for: ErrSpec, ErrImage, ErrNotUKI, ErrChanged, ErrConflict, *api.Error.
+func Run(ctx context.Context, server Server, o Options) (Result, error) {
+	if o.Progress == nil {
+		o.Progress = func(string, string, int64, int64) {}
+	}
+	p, err := prepare(ctx, o)
+	if err != nil {
+		return Result{}, err
+	}
+	defer p.close()
+	out, err := p.run(ctx, server)
+	for attempt := 0; attempt < counterAttempts && o.Counter == 0 && api.ReasonOf(err) == reason.ReleaseConflict; attempt++ {
+		out, err = p.run(ctx, server) // another pipeline took the counter in between; the list knows by now
+	}
+	return out, err
+}
+
+// counterAttempts is how often a publish begins again because another one was faster.
+const counterAttempts = 3
+
+func (p *plan) run(ctx context.Context, server Server) (Result, error) {
+	known, err := releases(ctx, server, p.release.Product)
+	if err != nil {
+		return Result{}, err
+	}
+	if i := slices.IndexFunc(known, func(r api.Release) bool { return r.Release.Version == p.release.Version }); i >= 0 {
+		return p.again(ctx, server, known[i])
+	}
+	p.release.Counter = p.options.Counter
+	if p.release.Counter == 0 {
+		p.release.Counter = nextCounter(known)
+	}
+	return p.publish(ctx, server)
+}
+
+func releases(ctx context.Context, server Server, product string) ([]api.Release, error) {
+	var out []api.Release
+	list := func(ctx context.Context, after string) (api.Page[api.Release], error) {
+		return server.Releases(ctx, product, after)
+	}
+	for r, err := range api.All(ctx, list) {
+		if err != nil {
+			return nil, err
+		}
+		if r.Release.Product == product {
+			out = append(out, r)
+		}
+	}
+	return out, nil
+}
+
+func nextCounter(known []api.Release) uint64 {
+	var highest uint64
+	for _, r := range known {
+		highest = max(highest, r.Release.Counter)
+	}
+	return highest + 1
+}
+
+// plan is a release that is ready to be signed.
+type plan struct {
+	options Options
+	images  []image
+	sboms   map[string]blob
+	release artifacts.Release
+}
+
+func prepare(ctx context.Context, o Options) (*plan, error) {
+	p := &plan{options: o, sboms: map[string]blob{}, release: artifacts.Release{
+		Product: o.Product, Version: o.Version, Floor: o.Floor, Requires: o.Requires, MinimumTier: o.MinimumTier, Recovery: o.Recovery,
+	}}
+	if len(o.Components) < 1 || len(o.Components) > artifacts.MaxComponents {
+		return nil, fmt.Errorf("%w: %d components, want 1 to %d", ErrSpec, len(o.Components), artifacts.MaxComponents)
+	}
+	// One order, so that independent rebuilds sign the same statement.
+	specs := slices.SortedFunc(slices.Values(o.Components), func(a, b Spec) int { return strings.Compare(a.Name, b.Name) })
+	for _, s := range specs {
+		im, err := openImage(ctx, s, func(n int64) { o.Progress("hash", s.Name, n, 0) })
+		if err != nil {
+			p.close()
+			return nil, err
+		}
+		p.images = append(p.images, im)
+		p.release.Components = append(p.release.Components, im.component)
+	}
+	for name, path := range o.SBOMs {
+		if _, ok := p.release.Component(name); !ok {
+			p.close()
+			return nil, fmt.Errorf("%w: --sbom names component %.80q, which is not in the release", ErrSpec, name)
+		}
+		b, err := readSBOM(path)
+		if err != nil {
+			p.close()
+			return nil, err
+		}
+		p.sboms[name] = bytesBlob(name+artifacts.SBOMSuffix, b)
+	}
+	return p, nil
+}
+
+func readSBOM(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read SBOM: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, artifacts.MaxSBOMBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read SBOM: %w", err)
+	}
+	if len(b) < 1 || len(b) > artifacts.MaxSBOMBytes {
+		return nil, fmt.Errorf("cannot read SBOM %q: it must have 1 to %d bytes", path, artifacts.MaxSBOMBytes)
+	}
+	return b, nil
+}
+
+func bytesBlob(name string, b []byte) blob {
+	return blob{name: name, digest: digest.Of(b), length: int64(len(b)), data: bytes.NewReader(b)}
+}
+
+func (p *plan) close() {
+	for _, im := range p.images {
+		im.file.Close() // read only
+	}
+}
+
+// again is the case that the version is on the server: the same release changes nothing, any other is a conflict.
+func (p *plan) again(ctx context.Context, server Server, have api.Release) (Result, error) {
+	p.release.Counter = p.options.Counter
+	if p.options.Counter == 0 {
+		p.release.Counter = have.Release.Counter
+	}
+	if differ := difference(have.Release, p.release); differ != "" {
+		return Result{}, fmt.Errorf("%w: %s: %s", ErrConflict, artifacts.ReleaseName(p.release.Product, p.release.Version), differ)
+	}
+	if len(p.options.Bundles) > 0 && have.State == api.ReleaseStaged {
+		return p.publish(ctx, server) // more publishers than before
+	}
+	have.Changed = false
+	return p.result(have, nil, 0), nil
+}
+
+// difference names the first field in which two releases are not the same; "" if they are.
+func difference(have, want artifacts.Release) string {
+	fields := []struct {
+		name       string
+		have, want any
+	}{
+		{"counter", have.Counter, want.Counter}, {"floor", have.Floor, want.Floor}, {"requires", have.Requires, want.Requires},
+		{"minimum tier", have.MinimumTier, want.MinimumTier}, {"recovery", have.Recovery, want.Recovery},
+		{"number of components", len(have.Components), len(want.Components)},
+	}
+	for _, f := range fields {
+		if f.have != f.want {
+			return fmt.Sprintf("%s is %v on the server and %v here", f.name, f.have, f.want)
+		}
+	}
+	for _, w := range want.Components {
+		h, ok := have.Component(w.Name)
+		switch {
+		case !ok:
+			return fmt.Sprintf("component %s is not in it", w.Name)
+		case h.SHA256 != w.SHA256:
+			return fmt.Sprintf("component %s is %s on the server and %s here", w.Name, h.SHA256, w.SHA256)
+		case h.Installer != w.Installer || !slices.Equal(h.HardwareIDs, w.HardwareIDs) || h.ReferenceValues != w.ReferenceValues:
+			return fmt.Sprintf("component %s has another installer, other hardware ids or other Reference Values", w.Name)
+		}
+	}
+	return ""
+}
+
+func (p *plan) publish(ctx context.Context, server Server) (Result, error) {
+	statement, err := artifacts.NewStatement(p.release)
+	if err != nil {
+		return Result{}, err
+	}
+	payload, err := statement.Encode()
+	if err != nil {
+		return Result{}, err
+	}
+	bundle, err := keys.SignBundle(ctx, payload, artifacts.PayloadType, p.options.Key)
+	if err != nil {
+		return Result{}, err
+	}
+	if p.options.DryRun {
+		return p.dryRun(ctx, server, bundle)
+	}
+	sent, err := p.upload(ctx, server)
+	if err != nil {
+		return Result{}, err
+	}
+	published, err := server.Publish(ctx, p.request(bundle))
+	if api.ReasonOf(err) == reason.ReleaseConflict {
+		return Result{}, fmt.Errorf("%w: %w", ErrConflict, err)
+	}
+	if err != nil {
+		return Result{}, err
+	}
+	return p.result(published, bundle, sent), nil
+}
+
+func (p *plan) request(bundle []byte) api.PublishRequest {
+	r := api.PublishRequest{Bundles: append([][]byte{bundle}, p.options.Bundles...), DryRun: p.options.DryRun}
+	for _, im := range p.images {
+		if im.reference == nil {
+			continue
+		}
+		if r.Reference == nil {
+			r.Reference = map[string]digest.SHA256{}
+		}
+		r.Reference[im.component.Name] = im.component.ReferenceValues
+	}
+	for name, b := range p.sboms {
+		if r.SBOMs == nil {
+			r.SBOMs = map[string]digest.SHA256{}
+		}
+		r.SBOMs[name] = b.digest
+	}
+	return r
+}
+
+// blobs in the order of upload: the small ones first, so that a refusal of a token costs little.
+func (p *plan) blobs() []blob {
+	var out []blob
+	for _, im := range p.images {
+		if im.reference != nil {
+			out = append(out, bytesBlob(im.component.Name+artifacts.ReferenceSuffix, im.reference))
+		}
+	}
+	for _, im := range p.images {
+		if b, ok := p.sboms[im.component.Name]; ok {
+			out = append(out, b)
+		}
+	}
+	for _, im := range p.images {
+		out = append(out, blob{name: im.component.Name, digest: im.component.SHA256, length: im.component.Length, data: im.file})
+	}
+	return out
+}
+
+func (p *plan) upload(ctx context.Context, server Server) (sent int64, err error) {
+	for _, b := range p.blobs() {
+		first := int64(-1)
+		at := int64(0)
+		err := server.Send(ctx, b.digest, b.length, b.data, func(done int64) {
+			if first < 0 {
+				first = done
+			}
+			at = done
+			p.options.Progress("upload", b.name, done, b.length)
+		})
+		if api.ReasonOf(err) == reason.ArtifactMismatch {
+			return sent, fmt.Errorf("component %s: %w: %w", b.name, ErrChanged, err)
+		}
+		if err != nil {
+			return sent, fmt.Errorf("cannot upload %s: %w", b.name, err)
+		}
+		sent += max(0, at-max(first, 0))
+	}
+	return sent, nil
+}
+
+// dryRun uploads nothing. The server checks what it can see, so it is asked only when it has all blobs.
+func (p *plan) dryRun(ctx context.Context, server Server, bundle []byte) (Result, error) {
+	out := p.result(api.Release{Release: p.release}, bundle, 0)
+	out.DryRun, out.Checked = true, "local"
+	for _, b := range p.blobs() {
+		u, err := server.Uploaded(ctx, b.digest, b.length)
+		if err != nil {
+			return Result{}, err
+		}
+		if !u.Complete {
+			out.Missing = append(out.Missing, b.name)
+		}
+	}
+	if len(out.Missing) > 0 {
+		return out, nil
+	}
+	checked, err := server.Publish(ctx, p.request(bundle))
+	if err != nil {
+		return Result{}, err
+	}
+	out.Checked, out.Approvals = "server", checked.Needed
+	return out, nil
+}
+
+func (p *plan) result(r api.Release, bundle []byte, sent int64) Result {
+	return Result{
+		Name: artifacts.ReleaseName(p.release.Product, p.release.Version), State: r.State, Changed: r.Changed, DryRun: p.options.DryRun,
+		Counter: p.release.Counter, Components: p.release.Components, Uploaded: sent, Approvals: r.Needed, Timestamp: r.Timestamp, Bundle: bundle,
+	}
+}
