@@ -214,3 +214,24 @@ func (a answer) problem() wire.Problem {
 	}
 	return p
 }
+
+// Certificate returns the device's SPIFFE certificate with its TPM key, for connections to other relying parties. ok is
+// false without one, when it has expired, or when it is not for this device's key.
+func (c *Client) Certificate() (cert tls.Certificate, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	own := c.dialer.config.Certificates[0]
+	if len(c.state.Chain) == 0 {
+		return tls.Certificate{}, false
+	}
+	leaf, err := x509.ParseCertificate(c.state.Chain[0])
+	if err != nil || !c.now().Before(leaf.NotAfter) {
+		return tls.Certificate{}, false
+	}
+	key, ok := leaf.PublicKey.(*ecdsa.PublicKey)
+	if !ok || !key.Equal(own.PrivateKey.(crypto.Signer).Public()) {
+		return tls.Certificate{}, false
+	}
+	own.Certificate, own.Leaf = c.state.Chain, leaf
+	return own, true
+}

@@ -141,6 +141,9 @@ func TestRefusesOtherBytes(t *testing.T) {
 			if err != nil || len(refused) != 1 || refused[0].Reason != reason.ArtifactMismatch {
 				t.Errorf("Install = %v, %v, want %s", refused, err, reason.ArtifactMismatch)
 			}
+			if n := len(d.read("b.img")); n > len(image) {
+				t.Errorf("%d bytes were written for an image of %d", n, len(image))
+			}
 			d.wantNotStaged()
 			d.wantReported(reason.ArtifactMismatch)
 		})

@@ -73,6 +73,9 @@ func (c *Client) ensureCounter() error {
 	if _, err := c.cfg.TPM.Counter(); !errors.Is(err, tpm.ErrNoCounter) {
 		return err
 	}
+	if c.state.Base != nil {
+		c.event(reason.CounterMissing, "the release counter was gone from the TPM and is made anew")
+	}
 	c.state.CounterNew = true
 	c.save()
 	_, err := c.cfg.TPM.EnsureCounter()

@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -167,6 +168,9 @@ func (c *Client) evidence(ch *channel, purpose string, nonce, log, claims []byte
 	return jsontext.Value(b), transcript, nil
 }
 
+// pollNonce keeps two polls that say the same apart: the server answers the same bytes with the stored answer.
+const pollNonce = 8
+
 // pollBody builds one poll. nonce is a challenge, or nil for the beacon; quoted tells whether to prove anything at all.
 func (c *Client) pollBody(ctx context.Context, ch *channel, nonce []byte, quoted, withLog bool) ([]byte, error) {
 	log, err := c.eventLog()
@@ -178,6 +182,8 @@ func (c *Client) pollBody(ctx context.Context, ch *channel, nonce []byte, quoted
 		return nil, err
 	}
 	claims.Challenge = bytes.Clone(nonce)
+	claims.Poll = make([]byte, pollNonce)
+	rand.Read(claims.Poll) // never fails
 	if quoted && nonce == nil {
 		nonce = claims.Timestamp[:]
 	}

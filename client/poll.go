@@ -66,8 +66,9 @@ type conversation struct {
 	client *Client
 	ch     *channel
 	result Result
-	sent   int  // events in the poll that is under way
-	ok     bool // that poll proves a trial boot over a challenge
+	sent   int           // events in the poll that is under way
+	beacon digest.SHA256 // that it names
+	ok     bool          // it proves a trial boot over a challenge
 }
 
 func (t *conversation) run(ctx context.Context) error {
@@ -96,7 +97,7 @@ func (t *conversation) resend(ctx context.Context) (settled bool, err error) {
 	if json.Unmarshal(body, &req) != nil || json.Unmarshal(req.Claims, &claims) != nil {
 		return false, c.store.remove(filePoll)
 	}
-	t.sent = t.reported(claims.Events)
+	t.sent, t.beacon = t.reported(claims.Events), claims.Timestamp
 	a, err := t.ch.send(ctx, http.MethodPost, wire.PathPoll, body, wire.MaxAnswerBytes)
 	if err != nil {
 		return false, err
@@ -153,7 +154,7 @@ func (t *conversation) poll(ctx context.Context, want string) (again string, err
 	if err != nil {
 		return "", err
 	}
-	t.sent = len(c.state.Events)
+	t.sent, t.beacon = len(c.state.Events), c.trust.image.State().Beacon
 	t.ok = nonce != nil && c.state.Boot != nil && c.state.Boot.Result == bootOK
 	if err := c.store.write(filePoll, body); err != nil {
 		return "", err
@@ -260,6 +261,8 @@ func (t *conversation) accept(ctx context.Context, p wire.PollAnswer) (again str
 	return "", nil
 }
 
+// verdict notes how the boot state was judged. What was proven is the beacon that the poll named, not the one that its
+// answer brought.
 func (t *conversation) verdict(p wire.PollAnswer) error {
 	c := t.client
 	if p.LeaseUntil != 0 {
@@ -277,7 +280,7 @@ func (t *conversation) verdict(p wire.PollAnswer) error {
 	if err != nil {
 		return err
 	}
-	c.state.Proven, c.state.ProvenBoot = c.trust.image.State().Beacon, clock.ResetCount
+	c.state.Proven, c.state.ProvenBoot = t.beacon, clock.ResetCount
 	if t.ok {
 		t.result.Proven = c.trialProven(p.Release)
 	}

@@ -36,6 +36,10 @@ func (t *conversation) conclude(ctx context.Context) error {
 	if c.proven != nil || c.checkDirectorBase() != nil || len(targets) == 0 {
 		return nil
 	}
+	if c.hardwareID() == "" && c.state.Lifecycle == "pending" {
+		t.result.Reenroll = true // it was claimed after it had enrolled: enrolling again tells what hardware it is
+		return nil
+	}
 	if c.inTrial() {
 		return t.adoptTrial(ctx, targets)
 	}

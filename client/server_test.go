@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -47,8 +48,9 @@ type server struct {
 	ak       identity.Public
 	spki     []byte
 	secret   []byte
-	pending  []byte // challenge of the enrollment under way
-	proven   uint32 // reset count of the last quote over a challenge, plus one
+	pending  []byte        // challenge of the enrollment under way
+	proven   uint32        // reset count of the last quote over a challenge, plus one
+	beacon   digest.SHA256 // that was proven last
 	polls    []wire.PollRequest
 	bodies   [][]byte
 	stored   []byte // answer to the last body
@@ -78,7 +80,7 @@ func newServer(t testing.TB, tpm *parts.TPM) *server {
 	mux.HandleFunc("GET "+wire.PathArtifacts+"/{sum}", s.image)
 	mux.HandleFunc("GET "+wire.PathImage+"{name...}", s.file)
 	s.Server = httptest.NewUnstartedServer(mux)
-	s.Server.Config.ErrorLog = nil
+	s.Server.Config.ErrorLog = log.New(io.Discard, "", 0) // broken connections are what the tests make
 	s.TLS = &tls.Config{MinVersion: tls.VersionTLS13, ClientAuth: tls.RequireAnyClientCert, Certificates: []tls.Certificate{s.certificate(t)}}
 	s.StartTLS()
 	t.Cleanup(func() {
@@ -277,6 +279,9 @@ var testChallenge = bytes.Repeat([]byte{7}, 64)
 
 // judge wants one quote over a challenge per boot, and one more as long as a trial is reported.
 func (s *server) judge(r *http.Request, req wire.PollRequest, claims wire.Claims, p *wire.PollAnswer) error {
+	if req.Evidence == nil && s.proven > 0 && claims.Timestamp == s.beacon {
+		return nil
+	}
 	if req.Evidence == nil {
 		p.Challenge, p.EvidenceWanted = testChallenge, wire.WantLog
 		return nil
@@ -298,6 +303,7 @@ func (s *server) judge(r *http.Request, req wire.PollRequest, claims wire.Claims
 	if claims.Challenge != nil {
 		s.proven = a.Clock.ResetCount + 1
 	}
+	s.beacon = claims.Timestamp
 	p.Verdict = string(attestation.Affirmed)
 	return nil
 }

@@ -17,7 +17,7 @@ type Status struct {
 	Verdict    string           `json:"verdict,omitempty"`
 	LeaseUntil int64            `json:"lease_until,omitempty"` // Unix seconds
 	LastPoll   int64            `json:"last_poll,omitempty"`
-	Versions   versions         `json:"versions,omitzero"`
+	Versions   Versions         `json:"versions,omitzero"`
 	Installed  []wire.Installed `json:"installed,omitempty"`
 	Boot       *wire.BootReport `json:"boot,omitempty"`
 	Refusals   []Refusal        `json:"refusals,omitempty"`

@@ -53,12 +53,12 @@ type state struct {
 	Installed  []wire.Installed `json:"installed,omitempty"`
 	Boot       *wire.BootReport `json:"boot,omitempty"` // what the last trial came to
 	Failures   map[string]int   `json:"failures,omitempty"`
-	Versions   versions         `json:"versions,omitzero"` // for `status` only
+	Versions   Versions         `json:"versions,omitzero"` // for `status` only
 	Chain      [][]byte         `json:"certificate,omitempty"`
 }
 
-// versions are the newest verified versions.
-type versions struct {
+// Versions are the newest verified versions of both repositories.
+type Versions struct {
 	ImageRoot    int64  `json:"image_root,omitzero"`
 	DirectorRoot int64  `json:"director_root,omitzero"`
 	Timestamp    int64  `json:"timestamp,omitzero"`

@@ -136,9 +136,9 @@ func (t *trust) timestampEnd() time.Time {
 	return h.Expires
 }
 
-func (t *trust) versions() versions {
+func (t *trust) versions() Versions {
 	s := t.image.State()
-	v := versions{ImageRoot: s.Root, Timestamp: s.Timestamp, Snapshot: s.Snapshot, Targets: s.Targets}
+	v := Versions{ImageRoot: s.Root, Timestamp: s.Timestamp, Snapshot: s.Snapshot, Targets: s.Targets}
 	v.DirectorRoot, v.Director = t.director.Versions()
 	if !s.Beacon.IsZero() {
 		v.Beacon = s.Beacon.String()

@@ -2,6 +2,7 @@ package tufrepo
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -79,6 +80,25 @@ func (d *Director) Restore(docs DirectorDocs) {
 // Update accepts the three documents together or nothing. The documents accepted last are accepted again.
 // Errors: ErrWrongDevice for another device's metadata, ErrDelegation if the director delegates, and those of Image.
 func (d *Director) Update(docs DirectorDocs) error {
+	err := d.update(docs)
+	if errors.Is(err, ErrRollback) {
+		return errors.Join(d.foreign(docs), err)
+	}
+	return err
+}
+
+// foreign returns ErrWrongDevice for documents that are authentic and another device's. A replay across devices keeps
+// its name whatever versions the two devices have reached.
+func (d *Director) foreign(docs DirectorDocs) error {
+	fresh := *d
+	fresh.timestamp, fresh.snapshot, fresh.targets = nil, nil, nil
+	if err := fresh.update(docs); errors.Is(err, ErrWrongDevice) {
+		return err
+	}
+	return nil
+}
+
+func (d *Director) update(docs DirectorDocs) error {
 	next := d.chain
 	if err := next.updateTimestamp(docs.Timestamp); err != nil {
 		return fmt.Errorf("director timestamp: %w", err)

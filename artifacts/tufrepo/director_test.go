@@ -74,7 +74,7 @@ func TestDirectorRefusesMetadataOfAnotherDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, docs := range map[string]tufrepo.DirectorDocs{
-		"full": f.docs(t, full), "empty": f.docs(t, empty),
+		"full": f.docs(t, full), "empty": f.docs(t, empty), "not newer": f.docs(t, directorSpec(1, "otherdevice")),
 		"no device": f.forge(t, 9, f.docs(t, empty), func(s map[string]any) { delete(s, "x-cordon-device") }),
 		"target for another": f.forge(t, 9, f.docs(t, directorSpec(9, device)), func(s map[string]any) {
 			entry := s["targets"].(map[string]any)["gw/1.2.0/boot"].(map[string]any)

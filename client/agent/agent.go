@@ -9,10 +9,12 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"golang.org/x/sys/unix"
 
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/client"
@@ -38,6 +40,11 @@ func (o *options) agent(ctx context.Context) error {
 	if o.state == "" {
 		return usage("name a directory that survives restarts", "--state is missing")
 	}
+	unlock, err := lock(o.state)
+	if err != nil {
+		return undecided("end the other agent, or name another --state", err)
+	}
+	defer unlock()
 	device, err := tpm.Open(o.tpm)
 	if err != nil {
 		return undecided(tpmHint, err)
@@ -54,6 +61,21 @@ func (o *options) agent(ctx context.Context) error {
 		return undecided("", err)
 	}
 	return nil
+}
+
+// lock keeps a second agent away from a state directory for as long as this process lives.
+func lock(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot use state directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock state directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot lock state directory %q: another agent uses it: %w", dir, err), f.Close())
+	}
+	return func() { _ = f.Close() }, nil // the lock goes with the file
 }
 
 // closeTPM says an orderly goodbye; without it a power cut counts against the TPM's lockout.

@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/cordon-ota/cordon/artifacts/tufrepo"
+	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/client/wire"
 	"github.com/cordon-ota/cordon/conformance/parts"
 )
@@ -141,4 +143,31 @@ func (w *waiter) Write(b []byte) (int, error) {
 		w.seen()
 	}
 	return len(b), nil
+}
+
+// TestDoctorReplaysTheEventLog boots a machine and compares its log with its TPM, then after somebody measured
+// something that is in no log.
+func TestDoctorReplaysTheEventLog(t *testing.T) {
+	t.Parallel()
+	m := parts.TestMachine(t, parts.MachineConfig{})
+	if err := m.CopyToSlot(parts.SlotA, parts.TestUKI(t, parts.UKISpec{Version: "1.0.0"})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Boot(t.Context()); err != nil {
+		t.Fatalf("Boot: %v", err)
+	}
+	doctor := func() string {
+		var out bytes.Buffer
+		run(t.Context(), []string{"doctor", "--tpm", m.TPM().Addr(), "--event-log", m.EventLog(), "--installer", "ab:" + m.Dir()}, &out, t.Output())
+		return out.String()
+	}
+	if out := doctor(); !strings.Contains(out, "events explain all registers") || !strings.Contains(out, "ok    installers: 1") {
+		t.Errorf("doctor:\n%s", out)
+	}
+	if err := m.TPM().Extend(4, digest.Of([]byte("an implant"))); err != nil {
+		t.Fatal(err)
+	}
+	if out := doctor(); !strings.Contains(out, "FAIL  event log: PCR 4 is") {
+		t.Errorf("doctor after an unlogged measurement:\n%s", out)
+	}
 }

@@ -95,6 +95,19 @@ func (c *Client) RepoFile(ctx context.Context, name string) ([]byte, error) {
 	return b, err
 }
 
+// ImageRoot reads a version of the Image root. It needs no token.
+func (c *Client) ImageRoot(ctx context.Context, version int64) ([]byte, error) {
+	return c.RepoFile(ctx, strconv.FormatInt(version, 10)+".root.json")
+}
+
+// DirectorRoot reads a version of the Director root. It needs no token.
+func (c *Client) DirectorRoot(ctx context.Context, version int64) ([]byte, error) {
+	var b []byte
+	name := strconv.FormatInt(version, 10) + ".root.json"
+	err := c.do(ctx, call{method: http.MethodGet, path: wire.PathDirector + name, answer: &b, limit: wire.MaxRootBytes, idempotent: true})
+	return b, err
+}
+
 // CreatePerson makes an account; its token is in the answer and nowhere else.
 func (c *Client) CreatePerson(ctx context.Context, r PersonRequest) (PersonCreated, error) {
 	var out PersonCreated

@@ -84,11 +84,16 @@ type ActivateAnswer struct {
 //     recovered by enrolling again from round 1. A device enrolls again by itself when a poll is answered with 401 or
 //     404 and reason device_unknown, ak_unknown or unauthenticated, when the counter is missing from its TPM, and for
 //     the action "reenroll".
+//   - Counter: the client makes a missing counter before it enrolls, and reports an event counter_missing if there was
+//     one before. At a re-activation CounterBase must keep Claims.Counter.Index - CounterBase at the release counter
+//     that the server last saw of the device: a new counter starts above the old one, and with the old base the device
+//     would refuse its own release as a downgrade. While the counter is still there, a client refuses a CounterBase, here or in director metadata, above the one that it agreed on.
 //   - Poll: Evidence is over Claims.Challenge when that is set, else over the 32 bytes of the beacon Claims.Timestamp,
-//     and absent when the device has neither. At most 4 polls follow each other: an answer with EvidenceWanted and a
+//     and absent when the device has neither, or when that beacon was affirmed already in this boot and no trial runs. At most 4 polls follow each other: an answer with EvidenceWanted and a
 //     Challenge is answered at once, with the log inside Evidence for WantLog. A challenge of an answer that wanted
 //     nothing is kept for the next poll. After a reset of the TPM the first poll is over the beacon; a server that wants
 //     a challenge quote then says so.
+//   - A server that keeps the answer of the last poll relies on Claims.Poll: only a resend has the same bytes.
 //   - Lost answers: the next conversation begins with the same body, byte for byte, on a new connection. Whatever the
 //     answer is, a new poll follows unless it was a 200 or 204 that wanted nothing.
 //   - Metadata: Roots, DirectorRoots, Timestamp and Director of one answer are verified in this order. Snapshot, targets
@@ -122,9 +127,9 @@ type Claims struct {
 	Components      []Installed   `json:"components,omitempty"`       // at most 64
 	Counter         *Counter      `json:"counter,omitempty"`          // nil: the TPM index is missing
 	Boot            *BootReport   `json:"boot,omitempty"`
-	Events          []Event       `json:"events,omitempty"`     // at most 64, oldest first
-	TimeNonce       []byte        `json:"time_nonce,omitempty"` // 16..32 bytes: asks for signed time
-	Agent           string        `json:"agent,omitempty"`      // name/version of the client
+	Events          []Event       `json:"events,omitempty"` // at most 64, oldest first
+	Agent           string        `json:"agent,omitempty"`  // name/version of the client
+	Poll            []byte        `json:"poll,omitempty"`   // 8 random bytes: two polls never have the same bytes unless one is the other, sent again
 }
 
 // Installed is a component that the device has, with the release that brought it.
@@ -176,7 +181,6 @@ type PollAnswer struct {
 	Refusal        []Refusal `json:"refusal,omitempty"`
 	Certificate    [][]byte  `json:"certificate,omitempty"` // DER chain of a new SPIFFE certificate for the TLS key
 	Actions        []Action  `json:"actions,omitempty"`
-	Time           []byte    `json:"time,omitempty"` // signed time, only for a time_nonce
 }
 
 // Director is the device's director metadata.

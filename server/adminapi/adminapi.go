@@ -106,7 +106,7 @@ func (s *Server) guard(r Route) echo.HandlerFunc {
 		if r.Permission != authz.Public {
 			var err error
 			if caller, err = s.Authn.Caller(c.Request().Context(), c.Request().Header.Get(echo.HeaderAuthorization)); err != nil {
-				return err
+				return unavailable(err)
 			}
 			if !authz.Allowed(caller.Roles, r.Permission) {
 				return problem.New(http.StatusForbidden, reason.PermissionDenied, "this needs the permission %s, which the roles of %s do not have", r.Permission, caller.Name)
@@ -116,8 +116,17 @@ func (s *Server) guard(r Route) echo.HandlerFunc {
 			return problem.TooLarge(r.Limit)
 		}
 		c.Request().Body = http.MaxBytesReader(c.Response(), c.Request().Body, r.Limit)
-		return r.handler(s, c, caller)
+		return unavailable(r.handler(s, c, caller))
 	}
+}
+
+// unavailable tells the caller to come back when the database cannot be reached.
+func unavailable(err error) error {
+	var known *problem.Error
+	if errors.Is(err, store.ErrUnavailable) && !errors.As(err, &known) {
+		return problem.Busy(err, retryStore)
+	}
+	return err
 }
 
 // decode reads a strict JSON body: unknown fields, duplicates and trailing bytes are refused.

@@ -225,6 +225,9 @@ func (s *Server) approveDevice(c echo.Context, caller authn.Caller) error {
 	if err != nil {
 		return err
 	}
+	if req.Device != "" && req.Device != d.ID {
+		return problem.Malformed("the body names another device than the path")
+	}
 	if d.Lifecycle != fleet.Pending {
 		return problem.New(http.StatusConflict, reason.Conflict, "the device is %s, not pending", d.Lifecycle)
 	}

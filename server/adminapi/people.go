@@ -70,7 +70,7 @@ func (s *Server) addPerson(c echo.Context, caller authn.Caller) error {
 		Events: []store.Event{s.event(caller, audit.PersonAdded, req.Name, map[string]any{"roles": req.Roles, "days": req.Days})},
 	}
 	if caller.Name == authn.Bootstrap {
-		if err := s.countBootstrap(c, &change); err != nil {
+		if err := s.countBootstrap(c, &change, person); err != nil {
 			return err
 		}
 	}
@@ -85,7 +85,7 @@ func (s *Server) addPerson(c echo.Context, caller authn.Caller) error {
 }
 
 // countBootstrap makes the uses of the one-time token follow each other, and ends it with the last one.
-func (s *Server) countBootstrap(c echo.Context, change *store.Change) error {
+func (s *Server) countBootstrap(c echo.Context, change *store.Change, added store.Person) error {
 	ctx := c.Request().Context()
 	value, version, err := s.Store.Setting(ctx, authn.SettingBootstrap)
 	if err != nil {
@@ -96,6 +96,10 @@ func (s *Server) countBootstrap(c echo.Context, change *store.Change) error {
 		return err
 	}
 	if len(people)+1 >= authn.BootstrapPeople {
+		isAdmin := func(p store.Person) bool { return slices.Contains(p.Roles, api.RoleAdmin) && !p.Disabled }
+		if !slices.ContainsFunc(append(people, added), isAdmin) {
+			return problem.Malformed("one of the first %d people needs the role %s: nobody else could add people later", authn.BootstrapPeople, api.RoleAdmin)
+		}
 		value = []byte("void")
 	}
 	change.Expect = append(change.Expect, store.Expect{Table: store.Settings, Key: authn.SettingBootstrap, Version: version})
@@ -110,7 +114,10 @@ func checkPerson(req *api.PersonRequest) error {
 	if len(req.Roles) == 0 || len(req.Roles) > maxRoles {
 		return problem.Malformed("name 1 to %d roles out of %v", maxRoles, authz.Roles())
 	}
-	for _, r := range req.Roles {
+	for i, r := range req.Roles {
+		if slices.Contains(req.Roles[:i], r) {
+			return problem.Malformed("the role %q is there twice", r)
+		}
 		if !slices.Contains(authz.Roles(), r) {
 			return problem.Malformed("the role %q is none of %v", r, authz.Roles())
 		}
@@ -174,6 +181,9 @@ func (s *Server) newToken(c echo.Context, caller authn.Caller) error {
 
 func (s *Server) disablePerson(c echo.Context, caller authn.Caller) error {
 	ctx := c.Request().Context()
+	if caller.Name == authn.Bootstrap {
+		return problem.New(http.StatusForbidden, reason.PermissionDenied, "the one-time token creates people only")
+	}
 	if caller.Name == c.Param("name") {
 		return problem.New(http.StatusForbidden, reason.SamePerson, "nobody disables the own account")
 	}

@@ -112,7 +112,11 @@ func loadOrMake(path string, make func() (crypto.Signer, error)) (crypto.Signer,
 		if err != nil {
 			return nil, fmt.Errorf("cannot encode key %s: %w", filepath.Base(path), err)
 		}
-		return key, writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+		err = writeNew(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+		if !errors.Is(err, fs.ErrExist) {
+			return key, err
+		}
+		b, err = readSecret(path) // another process made it just now
 	}
 	if err != nil {
 		return nil, err
@@ -149,7 +153,11 @@ func loadOrMakeSecret(path string) ([]byte, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		b = make([]byte, secretSize)
 		_, _ = rand.Read(b)
-		return b, writeFile(path, b)
+		err = writeNew(path, b)
+		if !errors.Is(err, fs.ErrExist) {
+			return b, err
+		}
+		b, err = readSecret(path)
 	}
 	if err == nil && len(b) != secretSize {
 		return nil, fmt.Errorf("secret %s does not have %d bytes", path, secretSize)
@@ -249,7 +257,13 @@ func readCertificate(path string) (*x509.Certificate, error) {
 }
 
 // writeFile writes a secret file whole and durable: temp file, fsync, rename, fsync of the directory.
-func writeFile(path string, data []byte) error {
+func writeFile(path string, data []byte) error { return placeFile(path, data, os.Rename) }
+
+// writeNew is writeFile for a file that must not exist yet; else the error is fs.ErrExist and the file stays. Two
+// processes that start on one directory so end with the same keys.
+func writeNew(path string, data []byte) error { return placeFile(path, data, os.Link) }
+
+func placeFile(path string, data []byte, place func(from, to string) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", filepath.Base(path), err)
@@ -263,7 +277,7 @@ func writeFile(path string, data []byte) error {
 		err = cerr
 	}
 	if err == nil {
-		err = os.Rename(f.Name(), path)
+		err = place(f.Name(), path)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", filepath.Base(path), err)

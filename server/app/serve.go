@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -112,7 +113,7 @@ func (a *App) observe(listener string) echo.MiddlewareFunc {
 		return func(c echo.Context) error {
 			started := time.Now()
 			c.Response().Header().Set(problem.RequestIDHeader, newRequestID())
-			err := next(c)
+			err := a.survive(next, c)
 			if err != nil {
 				if _, known := problem.Document(err, ""); known != nil {
 					a.metrics.Refusals.WithLabelValues(string(known.Reason)).Inc()
@@ -128,6 +129,20 @@ func (a *App) observe(listener string) echo.MiddlewareFunc {
 			return nil
 		}
 	}
+}
+
+// survive turns a crash of a handler into an error, so that it is logged and answered like any other.
+func (a *App) survive(next echo.HandlerFunc, c echo.Context) (err error) {
+	defer func() {
+		p := recover()
+		if p == http.ErrAbortHandler {
+			panic(p) // a handler that cuts its answer on purpose
+		}
+		if p != nil {
+			err = fmt.Errorf("handler crashed: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return next(c)
 }
 
 func newRequestID() string {
@@ -178,26 +193,30 @@ func (a *App) sweep(ctx context.Context) error {
 	}
 }
 
+// sweepOnce looks at every device that is due, batch by batch.
 func (a *App) sweepOnce(ctx context.Context) error {
 	now := a.opt.Now()
 	terms := fleet.Terms{Lease: a.cfg.Times.Lease.Std(), Grace: a.cfg.Times.Grace.Std()}
-	due, err := a.store.DevicesDue(ctx, now, sweepBatch)
-	if err != nil {
-		return err
-	}
-	beyond, err := a.store.StaleDevices(ctx, "", now.Add(-terms.Grace), sweepBatch)
-	if err != nil {
-		return err
-	}
-	for _, d := range append(due, beyond...) {
-		if err := a.sweepDevice(ctx, d, terms, now); err != nil && !errors.Is(err, store.ErrConflict) {
+	for {
+		due, err := a.store.DevicesDue(ctx, now, sweepBatch)
+		if err != nil {
 			return err
 		}
+		moved := false
+		for _, d := range due {
+			changed, err := a.sweepDevice(ctx, d, terms, now)
+			if err != nil && !errors.Is(err, store.ErrConflict) {
+				return err
+			}
+			moved = moved || changed && err == nil
+		}
+		if !moved || len(due) < sweepBatch {
+			return a.store.Sweep(ctx, now)
+		}
 	}
-	return a.store.Sweep(ctx, now)
 }
 
-func (a *App) sweepDevice(ctx context.Context, d fleet.Device, terms fleet.Terms, now time.Time) error {
+func (a *App) sweepDevice(ctx context.Context, d fleet.Device, terms fleet.Terms, now time.Time) (changed bool, err error) {
 	step, changed := fleet.Expire(d, now)
 	after := step.Device
 	var change store.Change
@@ -212,7 +231,7 @@ func (a *App) sweepDevice(ctx context.Context, d fleet.Device, terms fleet.Terms
 	case err == nil:
 		open = &q
 	case !errors.Is(err, store.ErrNotFound):
-		return err
+		return false, err
 	}
 	if order, ok := appraise.OrderFor(&after, open, now, terms); ok {
 		changed = true
@@ -222,13 +241,13 @@ func (a *App) sweepDevice(ctx context.Context, d fleet.Device, terms fleet.Terms
 		}})
 	}
 	if !changed {
-		return nil
+		return false, nil
 	}
 	change.Expect = append(change.Expect, store.Expect{Table: store.Devices, Key: d.ID, Version: d.Version})
 	change.Writes = append(change.Writes, store.PutDevice{Device: after})
 	if err := a.store.Commit(ctx, change); err != nil {
-		return err
+		return false, err
 	}
 	a.enforcer.Wake()
-	return nil
+	return true, nil
 }

@@ -83,7 +83,7 @@ const maxAttempts = 5
 
 // Poll answers one poll. tlsKey is SHA-256 of the SPKI that the connection authenticated with, exporter its keying
 // material (attestation.ExporterLabel), body the request as received. Errors are *problem.Error where the device may
-// know; anything else means that nothing was decided or written.
+// know; anything else means that nothing was decided. Whatever a poll changes is in its one Commit.
 func (s *Service) Poll(ctx context.Context, tlsKey digest.SHA256, exporter, body []byte) (Answer, error) {
 	catalog := s.catalog()
 	if !catalog.Initialised() {
@@ -113,15 +113,18 @@ func (s *Service) decide(ctx context.Context, catalog *repository.Catalog, tlsKe
 	now := s.now()
 	d, err := s.store.DeviceByTLSKey(ctx, tlsKey)
 	if errors.Is(err, store.ErrNotFound) {
-		return Answer{}, store.Change{}, problem.New(http.StatusForbidden, reason.DeviceUnknown, "no device is enrolled with this key")
+		return Answer{}, store.Change{}, problem.New(http.StatusUnauthorized, reason.DeviceUnknown, "no device is enrolled with this key")
 	}
 	if err != nil {
 		return Answer{}, store.Change{}, fmt.Errorf("cannot load the device: %w", err)
 	}
+	if d.Lifecycle == fleet.Retired {
+		return Answer{}, store.Change{}, problem.New(http.StatusForbidden, reason.DeviceRetired, "the device was retired")
+	}
 	digestOfBody := digest.Of(body)
-	if d.LastPoll == digestOfBody && len(d.LastAnswer) > 0 {
+	if d.LastPoll == digestOfBody {
 		// The last accepted poll, byte for byte, by the same key: its answer was lost. Recognised before the channel
-		// check, because it was bound to the old connection; it renews nothing.
+		// check, because it was bound to the old connection; it renews nothing. No stored bytes stand for a 204.
 		return Answer{Body: d.LastAnswer, NextPoll: s.nextPoll(), Time: now}, store.Change{}, nil
 	}
 	t, err := s.newTurn(ctx, catalog, d, exporter, body, now)

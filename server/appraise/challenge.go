@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"time"
 
 	"github.com/cordon-ota/cordon/attestation/reason"
@@ -21,6 +22,7 @@ type Challenges struct {
 
 const (
 	challengeVersion = 1
+	challengeKey     = 32
 	challengeHead    = 1 + 8 + 16
 	challengeSize    = challengeHead + sha256.Size
 	challengeDomain  = "cordon/challenge/v1"
@@ -28,8 +30,12 @@ const (
 	clockSkew = 5 * time.Second
 )
 
-// NewChallenges takes a key of at least 32 bytes and the age at which a challenge expires.
+// NewChallenges takes a key of at least 32 bytes and the age at which a challenge expires. It panics on a shorter key:
+// with one, anybody could mint challenges.
 func NewChallenges(key []byte, maxAge time.Duration) *Challenges {
+	if len(key) < challengeKey {
+		panic(fmt.Sprintf("appraise: challenge key of %d bytes, want at least %d", len(key), challengeKey))
+	}
 	return &Challenges{key: key, maxAge: maxAge}
 }
 

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
@@ -15,12 +17,16 @@ import (
 	"github.com/cordon-ota/cordon/client/wire"
 	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/problem"
+	"github.com/cordon-ota/cordon/server/repository"
 	"github.com/cordon-ota/cordon/server/store"
 )
 
 // judge appraises the Evidence of the poll and applies what fleet makes of it.
 func (t *turn) judge(ctx context.Context) error {
 	evidence, err := attestation.DecodeEvidence(t.request.Evidence)
+	if errors.Is(err, attestation.ErrTooLarge) {
+		return problem.TooLarge(attestation.MaxEvidenceBytes)
+	}
 	if err != nil {
 		return problem.Malformed("the Evidence cannot be read: %v", err)
 	}
@@ -34,29 +40,45 @@ func (t *turn) judge(ctx context.Context) error {
 		return nil
 	}
 	baseline, ok := t.product.Baselines[t.d.Profile]
-	if !ok {
+	in := t.input(evidence, fresh, &baseline.Value)
+	if !ok || len(in.Expected) == 0 {
 		t.refuse(reason.PolicyMissing)
-		t.s.log.WarnContext(ctx, "no signed platform baseline", "device", t.d.ID, "profile", t.d.Profile)
+		t.stuck = true
+		t.s.log.WarnContext(ctx, "no signed baseline for the platform or no published release to expect", "device", t.d.ID, "product", t.product.Name, "profile", t.d.Profile)
 		return nil
 	}
-	in := t.input(evidence, fresh, &baseline.Value)
 	if in.Log, err = t.eventLog(ctx, evidence); err != nil {
 		return err
 	}
-	if len(in.Expected) == 0 {
-		t.refuse(reason.PolicyMissing)
-		t.s.log.WarnContext(ctx, "no published release to expect", "device", t.d.ID, "product", t.product.Name)
-		return nil
-	}
-	verdict, err := attestation.Appraise(in)
+	in, verdict, err := t.appraise(in)
 	if err != nil {
-		return fmt.Errorf("cannot appraise the Evidence: %w", err)
+		return err
 	}
 	if onlyLogMissing(verdict) {
 		t.want(wire.WantLog)
 		return nil
 	}
+	if verdict.Outcome == attestation.Affirmed && !fresh.challenge && t.claims.Boot != nil && t.claims.Boot.Result == "ok" {
+		t.want(wire.WantQuote) // a trial boot is proven over a challenge only
+		return nil
+	}
 	return t.conclude(in, verdict, fresh, baseline.Digest)
+}
+
+// appraise asks the verifier. Evidence that matches nothing expected is asked about once more, with the releases that
+// the device may have been offered before and with those that it has left: only then do they make the record larger.
+func (t *turn) appraise(in attestation.Input) (attestation.Input, attestation.Verdict, error) {
+	verdict, err := attestation.Appraise(in)
+	if err == nil && slices.Contains(verdict.Reasons(), reason.PCRMismatch) {
+		if wide, more := t.widen(in); more {
+			in = wide
+			verdict, err = attestation.Appraise(in)
+		}
+	}
+	if err != nil {
+		return in, attestation.Verdict{}, fmt.Errorf("cannot appraise the Evidence: %w", err)
+	}
+	return in, verdict, nil
 }
 
 // conclude lets fleet decide, keeps the appraisal for good, and says what the device is told.
@@ -80,13 +102,31 @@ func (t *turn) conclude(in attestation.Input, verdict attestation.Verdict, fresh
 	}
 	t.apply(step)
 	t.change.Writes = append(t.change.Writes, store.AddAppraisal{Appraisal: appraisal})
-	if in.Log != nil {
-		t.change.Writes = append(t.change.Writes, store.AddLog{Digest: in.Evidence.LogDigest, Bytes: in.Log})
+	if len(t.sentLog) > 0 && authentic(verdict) && digest.Of(t.sentLog) == in.Evidence.LogDigest {
+		t.change.Writes = append(t.change.Writes, store.AddLog{Digest: in.Evidence.LogDigest, Bytes: t.sentLog})
 	}
-	t.answer.Verdict = string(verdict.Outcome)
-	t.accepted = true
+	t.answer.Verdict, t.answer.Release = string(verdict.Outcome), verdict.Release
+	if t.d.Standing == fleet.Affirmed && verdict.Outcome == attestation.Affirmed {
+		t.answer.LeaseUntil = t.d.LeaseUntil.Unix()
+	}
+	effect, refused := reason.Strongest(verdict.Reasons())
+	t.accepted = !refused || effect == reason.Quarantine
+	t.stuck = refused && effect != reason.Quarantine && fresh.challenge // a challenge quote failed: the next poll tries again
 	t.challenged = verdict.Outcome == attestation.Affirmed && fresh.challenge
 	return nil
+}
+
+// authentic says that the quote was signed by the device's key over this very poll: what it commits to is the
+// device's own. Nothing that anybody could send is kept under a digest that others rely on.
+func authentic(v attestation.Verdict) bool {
+	return !slices.ContainsFunc(v.Reasons(), func(r reason.Reason) bool {
+		switch r {
+		case reason.QuoteMalformed, reason.QuoteSignatureInvalid, reason.AKUnknown, reason.AKNotBound,
+			reason.NonceUnknown, reason.NonceReused, reason.NonceExpired, reason.EventlogMissing:
+			return true
+		}
+		return false
+	})
 }
 
 // freshness is what the quote was fresh against.
@@ -114,8 +154,11 @@ func (t *turn) freshness(ctx context.Context) (freshness, reason.Reason, error) 
 	return freshness{nonce: t.claims.Timestamp[:], issued: beacon.IssuedAt}, "", nil
 }
 
-// maxSuperseded bounds how many older releases are tried to name a rollback.
-const maxSuperseded = 16
+// Bounds of what widen adds: the nearest ones count.
+const (
+	maxOffered    = 8
+	maxSuperseded = 16
+)
 
 func (t *turn) input(e attestation.Evidence, f freshness, baseline *reference.Baseline) attestation.Input {
 	in := attestation.Input{
@@ -127,20 +170,48 @@ func (t *turn) input(e attestation.Evidence, f freshness, baseline *reference.Ba
 		},
 		Challenge: f.challenge, Last: t.d.Accepted, Baseline: baseline, Policy: t.product.AttestationPolicy(),
 	}
+	in.Evidence.Log, t.sentLog = nil, e.Log
 	in.Policy.RevokedBoot = t.product.RevokedBoot()
 	for _, r := range t.product.Releases {
-		x, ok := r.Expectation(t.d.HardwareID)
-		if !ok {
-			continue
-		}
-		first := t.d.Proven == "" // the first proof: whichever published release the device was made with
-		if first || x.Recovery || r.Name == t.d.Proven || r.Name == t.d.Offered {
+		if x, ok := r.Expectation(t.d.HardwareID); ok && t.expected(r) {
 			in.Expected = append(in.Expected, x)
-		} else if r.Statement.Predicate.Counter < t.d.HighCounter && len(in.Superseded) < maxSuperseded {
-			in.Superseded = append(in.Superseded, x)
 		}
 	}
 	return in
+}
+
+// expected says that the device may have booted the release. The first proof may show whichever published release the
+// device was made with; a recovery release counts as long as the offline policy lists it.
+func (t *turn) expected(r *repository.Release) bool {
+	switch {
+	case t.d.Proven == "", r.Name == t.d.Proven, r.Name == t.d.Offered:
+		return true
+	case r.Statement.Predicate.Recovery:
+		return len(artifacts.CheckRelease(t.product.Policy, r.Statement.Predicate)) == 0
+	}
+	return false
+}
+
+// widen adds the releases that the device may have installed from an offer that is closed by now, and those that it has
+// left; more is false when there are none.
+func (t *turn) widen(in attestation.Input) (wide attestation.Input, more bool) {
+	in.Expected = slices.Clone(in.Expected)
+	offered := 0
+	for _, r := range t.product.Releases {
+		x, ok := r.Expectation(t.d.HardwareID)
+		if !ok || t.expected(r) {
+			continue
+		}
+		counter := r.Statement.Predicate.Counter
+		switch {
+		case t.d.MayBoot(counter) && !r.Statement.Predicate.Recovery && offered < maxOffered:
+			offered++
+			in.Expected = append(in.Expected, x)
+		case counter < t.d.HighCounter && len(in.Superseded) < maxSuperseded:
+			in.Superseded = append(in.Superseded, x)
+		}
+	}
+	return in, offered+len(in.Superseded) > 0
 }
 
 // eventLog finds the log that the quote commits to: sent now, or kept from before. nil when neither has it.
@@ -165,7 +236,6 @@ func onlyLogMissing(v attestation.Verdict) bool {
 
 // record makes the stored form of an appraisal: everything that led to it, so that it can be reached again.
 func (t *turn) record(in attestation.Input, v attestation.Verdict, baseline digest.SHA256) (store.Appraisal, error) {
-	in.Evidence.Log = nil
 	input, err := json.Marshal(in, json.Deterministic(true))
 	if err != nil {
 		return store.Appraisal{}, fmt.Errorf("cannot keep the appraisal: %w", err)

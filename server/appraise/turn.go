@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/wire"
 	"github.com/cordon-ota/cordon/server/audit"
+	"github.com/cordon-ota/cordon/server/deviceca"
 	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/problem"
 	"github.com/cordon-ota/cordon/server/repository"
@@ -39,6 +39,9 @@ type turn struct {
 	changed bool
 	// challenged: this poll carried an affirmed quote over a challenge. accepted: Evidence was judged and counts.
 	challenged, accepted bool
+	// stuck: the Evidence could not be judged for a cause on our side; another quote would not help.
+	stuck   bool
+	sentLog []byte // the event log, if it came with the Evidence
 
 	answer   wire.PollAnswer
 	reasons  []reason.Reason
@@ -49,6 +52,7 @@ type turn struct {
 const (
 	maxListed = 64 // components, events and strings in claims
 	maxText   = 1024
+	maxName   = 128 // reasons and release names in claims
 )
 
 func (s *Service) newTurn(ctx context.Context, catalog *repository.Catalog, d fleet.Device, exporter, body []byte, now time.Time) (*turn, error) {
@@ -81,23 +85,23 @@ func checkClaims(c wire.Claims) error {
 		return problem.Malformed("claims version %d is not known, this server reads %d", c.Version, wire.ClaimsVersion)
 	case len(c.Components) > maxListed || len(c.Events) > maxListed:
 		return problem.Malformed("claims list more than %d entries", maxListed)
-	case len(c.Challenge) > 1024 || len(c.Agent) > maxText || len(c.TimeNonce) > 32:
+	case len(c.Challenge) > 1024 || len(c.Agent) > maxText:
 		return problem.Malformed("a field of the claims is too long")
 	case c.DirectorVersion < 0 || c.ImageRoot < 0 || c.DirectorRoot < 0 || c.DirectorVersion > 1<<53:
 		return problem.Malformed("a version in the claims is out of range")
 	}
+	if b := c.Boot; b != nil && (len(b.Result) > maxName || len(b.Version) > maxName || len(b.Detail) > maxText) {
+		return problem.Malformed("a field of the boot report is too long")
+	}
 	for _, e := range c.Events {
-		if len(e.Detail) > maxText {
-			return problem.Malformed("an event's detail is longer than %d bytes", maxText)
+		if len(e.Reason) > maxName || len(e.Detail) > maxText {
+			return problem.Malformed("a field of an event is too long")
 		}
 	}
 	return nil
 }
 
 func (t *turn) run(ctx context.Context) error {
-	if t.d.Lifecycle == fleet.Retired {
-		return problem.New(http.StatusForbidden, reason.DeviceRetired, "the device was retired")
-	}
 	t.metadata()
 	if t.d.Lifecycle == fleet.Pending {
 		if claimed, err := t.claim(ctx); err != nil || !claimed {
@@ -124,7 +128,7 @@ func (t *turn) run(ctx context.Context) error {
 	if err := t.offer(ctx); err != nil {
 		return err
 	}
-	return t.certificate()
+	return t.certificate(ctx)
 }
 
 // metadata adds roots and the timestamp that the device does not have yet.
@@ -182,26 +186,29 @@ func equal(a, b *uint64) bool { return a == b || a != nil && b != nil && *a == *
 func (t *turn) offer(ctx context.Context) error {
 	t.decision = rollout.Next(t.d, t.q, t.product.Policy, t.product.Candidates())
 	t.refuse(t.decision.Reasons...)
-	isNew := t.decision.Release != "" && t.decision.Release != t.d.Proven && !t.decision.Recovery
-	switch {
-	case isNew && !t.challenged && t.decision.Release != t.d.Offered, t.wantsProof():
+	if t.wantsProof() {
 		t.want(wire.WantQuote)
-		if isNew && t.decision.Release != t.d.Offered {
-			return nil
+		if t.q == nil && t.d.Standing != fleet.Affirmed {
+			return nil // nothing more is said before the proof is here
 		}
-	case isNew && t.challenged:
-		release, _ := t.product.Release(t.decision.Release)
-		t.apply(fleet.Offer(t.d, t.decision.Release, release.Statement.Predicate.Counter, t.now, t.now.Add(t.s.set.UpdateDeadline)))
 	}
 	if t.d.Offered != "" && t.decision.Release != t.d.Offered {
 		t.apply(fleet.Withdraw(t.d)) // held, withdrawn or superseded: the offer ends
+	}
+	isNew := t.decision.Release != "" && t.decision.Release != t.d.Proven && t.decision.Release != t.d.Offered && !t.decision.Recovery
+	switch {
+	case isNew && t.challenged:
+		release, _ := t.product.Release(t.decision.Release)
+		t.apply(fleet.Offer(t.d, t.decision.Release, release.Statement.Predicate.Counter, t.now, t.now.Add(t.s.set.UpdateDeadline)))
+	case isNew && !t.stuck && t.answer.EvidenceWanted == "":
+		t.want(wire.WantQuote)
 	}
 	return t.direct(ctx)
 }
 
 // wantsProof says that the device should quote now: it stands without a fresh proof, or its lease is half over.
 func (t *turn) wantsProof() bool {
-	if t.accepted {
+	if t.accepted || t.stuck {
 		return false
 	}
 	if t.q != nil {
@@ -240,25 +247,35 @@ func (t *turn) direct(ctx context.Context) error {
 	return nil
 }
 
-// entitled is the release that director metadata may name now; nil for none.
+// entitled is the release that director metadata may name now; nil for none. A new one that waits for its challenge
+// quote leaves the one that the device runs in place.
 func (t *turn) entitled() *artifacts.Release {
 	name := t.decision.Release
-	if name != t.d.Offered && name != t.d.Proven && !t.decision.Recovery {
-		return nil
+	waits := name != "" && name != t.d.Offered && name != t.d.Proven && !t.decision.Recovery
+	if waits {
+		name = t.d.Proven
 	}
 	release, ok := t.product.Release(name)
 	if !ok {
+		return nil
+	}
+	c := rollout.Candidate{Name: release.Name, Release: release.Statement.Predicate, Hold: release.Hold}
+	if waits && rollout.Fits(t.d, t.product.Policy, c) != "" {
 		return nil
 	}
 	return &release.Statement.Predicate
 }
 
 // certificate issues the short-lived SPIFFE certificate after an affirmed challenge quote.
-func (t *turn) certificate() error {
+func (t *turn) certificate(ctx context.Context) error {
 	if !t.challenged || t.q != nil || t.d.Standing != fleet.Affirmed {
 		return nil
 	}
 	chain, serial, err := t.s.ca.Issue(t.d.ID, t.d.TLSPublic, t.now, t.d.LeaseUntil)
+	if errors.Is(err, deviceca.ErrLifetime) { // the CA has ended: updates go on without certificates
+		t.s.log.ErrorContext(ctx, "cannot issue a device certificate", "device", t.d.ID, "error", err)
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("cannot issue a certificate: %w", err)
 	}
@@ -269,6 +286,7 @@ func (t *turn) certificate() error {
 
 // apply takes over a decision of fleet.
 func (t *turn) apply(step fleet.Step) {
+	before := t.d
 	t.d, t.changed = step.Device, true
 	for _, f := range step.Facts {
 		t.event(f.Type, t.d.ID, f.Data)
@@ -285,7 +303,7 @@ func (t *turn) apply(step fleet.Step) {
 	if step.Update != "" {
 		t.change.Writes = append(t.change.Writes, store.CloseUpdate{Device: t.d.ID, Result: step.Update, At: t.now, Evidence: t.d.LastEvidence})
 	}
-	if t.d.Offered != "" && t.d.OfferedAt.Equal(t.now) {
+	if t.d.Offered != "" && t.d.Offered != before.Offered {
 		t.change.Writes = append(t.change.Writes, store.AddUpdate{Update: store.Update{
 			Device: t.d.ID, Product: t.d.Product, From: t.d.Proven, To: t.d.Offered, OfferedAt: t.now, Result: "open",
 		}})
@@ -338,7 +356,7 @@ func (t *turn) finish(body digest.SHA256) (Answer, store.Change, error) {
 func (t *turn) nothing() bool {
 	a := t.answer
 	return len(a.Roots) == 0 && len(a.DirectorRoots) == 0 && a.Timestamp == nil && a.Director == nil && a.Challenge == nil &&
-		a.EvidenceWanted == "" && a.Verdict == "" && len(a.Refusal) == 0 && len(a.Certificate) == 0 && len(a.Actions) == 0 && a.Time == nil
+		a.EvidenceWanted == "" && a.Verdict == "" && len(a.Refusal) == 0 && len(a.Certificate) == 0 && len(a.Actions) == 0
 }
 
 // OrderFor raises the epoch and returns the enforcement order when the device belongs into another segment than the one

@@ -1,4 +1,4 @@
-// Package audit names the events that cordon keeps for good, and checks a run of stored ones.
+// Package audit names the events that cordon keeps for good, and reads their stored form.
 //
 // Whatever an auditor could ask about is a typed event, written in the same transaction as the change that it tells
 // about. The store assigns its number and its final leaf bytes; nothing rewrites a leaf.

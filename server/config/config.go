@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -230,6 +232,15 @@ func (c *Config) validate() error {
 	if strings.ContainsAny(c.TrustDomain, "/:@ ") || strings.ToLower(c.TrustDomain) != c.TrustDomain {
 		say("trust_domain: %q is not a SPIFFE trust domain (lower-case letters, digits, . - _)", c.TrustDomain)
 	}
+	for _, n := range c.Names {
+		if net.ParseIP(n) == nil && !dnsName.MatchString(n) {
+			say("names: %q is neither a DNS name in lower case nor an IP address", n)
+		}
+	}
+	c.validateDatabase(say)
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
+		say("log.level: %q is not \"debug\", \"info\", \"warn\" or \"error\"", c.Log.Level)
+	}
 	if c.Log.Format != "text" && c.Log.Format != "json" {
 		say("log.format: %q is neither \"text\" nor \"json\"", c.Log.Format)
 	}
@@ -237,6 +248,25 @@ func (c *Config) validate() error {
 		return fmt.Errorf("%w: %s", ErrConfig, strings.Join(bad, "; "))
 	}
 	return nil
+}
+
+var dnsName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$`)
+
+func (c *Config) validateDatabase(say func(format string, args ...any)) {
+	switch {
+	case c.Database == "" || strings.HasPrefix(c.Database, "sqlite:"):
+	case strings.HasPrefix(c.Database, "postgres://"), strings.HasPrefix(c.Database, "postgresql://"):
+		u, err := url.Parse(c.Database)
+		if err != nil {
+			say("database is not a URL that can be read") // the parser's text repeats the URL
+			return
+		}
+		if _, secret := u.User.Password(); secret || u.Query().Has("password") {
+			say("database holds a password: put the whole URL into a file and name it with database_file")
+		}
+	default:
+		say("database must start with \"sqlite:\" or \"postgres://\"")
+	}
 }
 
 // shortestLease is the lease that a device which polls on time can always renew.

@@ -51,7 +51,16 @@ func (s *Server) artifact(c echo.Context) error {
 		c.Response().Header().Set("Content-Range", fmt.Sprintf("bytes */%d", size))
 		return err
 	}
-	return s.send(c, grant, sum, from, to, size)
+	// The stream is known to the door before the state is asked once more: whoever changes it in between either is seen
+	// here or cuts the stream.
+	ctx, done := s.Door.Open(ctx, grant)
+	defer done()
+	if again, err := s.authorise(ctx, c, sum); err != nil {
+		return err
+	} else if again != grant {
+		return problem.Busy(errors.New("the grant changed while the stream opened"), time.Second)
+	}
+	return s.send(ctx, c, grant, sum, span{from: from, to: to, size: size})
 }
 
 func (s *Server) authorise(ctx context.Context, c echo.Context, sum digest.SHA256) (segment.Grant, error) {
@@ -61,7 +70,7 @@ func (s *Server) authorise(ctx context.Context, c echo.Context, sum digest.SHA25
 	}
 	d, err := s.Store.DeviceByTLSKey(ctx, conn.key)
 	if errors.Is(err, store.ErrNotFound) {
-		return segment.Grant{}, problem.New(http.StatusForbidden, reason.DeviceUnknown, "no device is enrolled with this key")
+		return segment.Grant{}, problem.New(http.StatusUnauthorized, reason.DeviceUnknown, "no device is enrolled with this key")
 	}
 	if err != nil {
 		return segment.Grant{}, fmt.Errorf("cannot load the device: %w", err)
@@ -90,10 +99,15 @@ func (s *Server) event(ctx context.Context, kind, device string, data map[string
 	}
 }
 
-func (s *Server) send(c echo.Context, grant segment.Grant, sum digest.SHA256, from, to, size int64) error {
-	ctx, done := s.Door.Open(c.Request().Context(), grant)
-	defer done()
-	r, err := s.Blobs.Open(ctx, sum, from, to-from)
+// span is [from, to) of an artifact of size bytes.
+type span struct{ from, to, size int64 }
+
+func (s *Server) send(ctx context.Context, c echo.Context, grant segment.Grant, sum digest.SHA256, part span) error {
+	length := part.to - part.from
+	r, err := s.Blobs.Open(ctx, sum, part.from, length)
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // cut before the first byte
+	}
 	if err != nil {
 		return problem.Busy(err, time.Minute)
 	}
@@ -101,19 +115,19 @@ func (s *Server) send(c echo.Context, grant segment.Grant, sum digest.SHA256, fr
 	h := c.Response().Header()
 	h.Set("Accept-Ranges", "bytes")
 	h.Set("Content-Type", "application/octet-stream")
-	h.Set("Content-Length", strconv.FormatInt(to-from, 10))
+	h.Set("Content-Length", strconv.FormatInt(length, 10))
 	h.Set("Cache-Control", "private, no-store")
 	status := http.StatusOK
 	if c.Request().Header.Get("Range") != "" {
 		status = http.StatusPartialContent
-		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, to-1, size))
+		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", part.from, part.to-1, part.size))
 	}
 	c.Response().WriteHeader(status)
-	if err := pump(ctx, c.Response(), r, to-from); err != nil {
+	if err := pump(ctx, c.Response(), r, length); err != nil {
 		s.Log.InfoContext(ctx, "artifact stream ended early", "device", grant.Device, "release", grant.Release, "error", err)
 		panic(http.ErrAbortHandler) // the connection is broken on purpose: a short body must not look complete
 	}
-	if to == size {
+	if part.to == part.size {
 		s.event(ctx, audit.ArtifactServed, grant.Device, map[string]any{"artifact": sum, "release": grant.Release})
 	}
 	return nil
@@ -122,6 +136,7 @@ func (s *Server) send(c echo.Context, grant segment.Grant, sum digest.SHA256, fr
 // pump copies n bytes in pieces and stops as soon as the context ends or a piece does not leave in time.
 func pump(ctx context.Context, w *echo.Response, r io.Reader, n int64) error {
 	control := http.NewResponseController(w)
+	defer control.SetWriteDeadline(time.Time{}) // the connection lives on; unsupported only where setting it was
 	for n > 0 {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -151,14 +166,17 @@ func parseRange(header string, size int64) (from, to int64, err error) {
 	if !ok || !dash {
 		return 0, 0, bad
 	}
-	from, err = strconv.ParseInt(first, 10, 64)
-	if err != nil || from < 0 || from >= size {
+	number := func(s string) (int64, error) {
+		n, err := strconv.ParseUint(s, 10, 63) // takes no sign
+		return int64(n), err
+	}
+	if from, err = number(first); err != nil || from >= size {
 		return 0, 0, bad
 	}
 	if last == "" {
 		return from, size, nil
 	}
-	end, err := strconv.ParseInt(last, 10, 64)
+	end, err := number(last)
 	if err != nil || end < from {
 		return 0, 0, bad
 	}

@@ -40,15 +40,24 @@ func New(cert *x509.Certificate, key crypto.Signer, trustDomain string) (*CA, er
 	if !ok || !public.Equal(key.Public()) {
 		return nil, errors.New("device CA certificate and key do not belong together")
 	}
+	if !cert.BasicConstraintsValid || !cert.IsCA {
+		return nil, errors.New("device CA certificate is not one of a CA")
+	}
+	if trustDomain == "" {
+		return nil, errors.New("the trust domain is empty")
+	}
 	return &CA{cert: cert, key: key, trustDomain: trustDomain}, nil
 }
 
 // Certificate returns the CA's certificate.
 func (ca *CA) Certificate() *x509.Certificate { return ca.cert }
 
-// Issue makes a certificate for the TPM key (TPMT_PUBLIC) until notAfter and returns the DER chain, leaf first, and the
-// serial in hex.
+// Issue makes a certificate for the TPM key (TPMT_PUBLIC) until notAfter, or until the CA ends if that is earlier. It
+// returns the DER chain, leaf first, and the serial in hex; ErrLifetime when there is no time left.
 func (ca *CA) Issue(device string, tlsPublic []byte, now, notAfter time.Time) (chain [][]byte, serial string, err error) {
+	if ca.cert.NotAfter.Before(notAfter) {
+		notAfter = ca.cert.NotAfter
+	}
 	if !notAfter.After(now) {
 		return nil, "", ErrLifetime
 	}

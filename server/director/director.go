@@ -6,6 +6,7 @@ package director
 
 import (
 	"crypto"
+	"crypto/x509"
 	"fmt"
 	"slices"
 	"strings"
@@ -33,7 +34,10 @@ func New(key crypto.Signer, life time.Duration) *Service { return &Service{key: 
 // false. accepted is the director version that the authenticated device last verified: the new version is above both.
 func (s *Service) Next(d fleet.Device, release *artifacts.Release, prev *store.Director, accepted int64, now time.Time) (store.Director, bool, error) {
 	targets := targetsOf(d, release)
-	content := contentOf(d, targets)
+	content, err := s.contentOf(d, targets)
+	if err != nil {
+		return store.Director{}, false, err
+	}
 	if prev != nil && prev.Content == content && prev.Number >= accepted && prev.Expires.Sub(now) > s.life/4 {
 		return *prev, false, nil
 	}
@@ -67,10 +71,15 @@ func targetsOf(d fleet.Device, release *artifacts.Release) map[string]tufrepo.Di
 	return targets
 }
 
-// contentOf is equal for two sets that need not be signed again.
-func contentOf(d fleet.Device, targets map[string]tufrepo.DirectorFile) digest.SHA256 {
+// contentOf is equal for two sets that need not be signed again. It names the key: after a rotation everything is signed
+// anew, since devices drop what the old key signed.
+func (s *Service) contentOf(d fleet.Device, targets map[string]tufrepo.DirectorFile) (digest.SHA256, error) {
+	public, err := x509.MarshalPKIXPublicKey(s.key.Public())
+	if err != nil {
+		return digest.SHA256{}, fmt.Errorf("cannot name the director key: %w", err)
+	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n%d\n", d.ID, d.CounterBase)
+	fmt.Fprintf(&b, "%s\n%s\n%d\n", digest.Of(public), d.ID, d.CounterBase)
 	paths := make([]string, 0, len(targets))
 	for p := range targets {
 		paths = append(paths, p)
@@ -79,5 +88,5 @@ func contentOf(d fleet.Device, targets map[string]tufrepo.DirectorFile) digest.S
 	for _, p := range paths {
 		fmt.Fprintf(&b, "%s %s %d %d\n", p, targets[p].SHA256, targets[p].Length, targets[p].Deadline)
 	}
-	return digest.Of([]byte(b.String()))
+	return digest.Of([]byte(b.String())), nil
 }

@@ -64,6 +64,9 @@ func (s *Service) admit(ctx context.Context, a applicant, req wire.ActivateReque
 
 func answer(d fleet.Device) wire.ActivateAnswer {
 	out := wire.ActivateAnswer{Device: d.ID, Lifecycle: string(d.Lifecycle), CounterBase: d.CounterBase}
+	if d.Lifecycle == fleet.Active {
+		out.HardwareID = d.HardwareID
+	}
 	if d.Lifecycle == fleet.Pending {
 		row, _ := reason.Lookup(reason.DevicePending)
 		out.Refusal = []wire.Refusal{{Reason: row.Reason, Remedy: row.Remedy}}
@@ -118,12 +121,13 @@ func (s *Service) again(d *fleet.Device, a applicant, claims wire.Claims) ([]sto
 	}}}, nil
 }
 
-// counterLost: the TPM's counter is not where the fleet last saw it, so it was made anew.
+// counterLost: the TPM's counter is not where the fleet last saw it, so it was made anew. A device raises it to what it
+// has proven, a recovery release included.
 func counterLost(d fleet.Device, claims wire.Claims) bool {
 	if claims.Counter == nil {
 		return false
 	}
-	return claims.Counter.Index < d.CounterBase || claims.Counter.Index-d.CounterBase > d.HighCounter
+	return claims.Counter.Index < d.CounterBase || claims.Counter.Index-d.CounterBase > max(d.HighCounter, d.ProvenCounter)
 }
 
 // claim takes a pending device into the fleet by inventory or one-time token.

@@ -4,6 +4,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"net/http"
 
 	"github.com/go-json-experiment/json"
@@ -55,6 +56,9 @@ func (s *Service) prove(a applicant, exporter []byte, req wire.ActivateRequest) 
 // checkQuote checks authenticity only: what the device booted is judged by the first poll.
 func checkQuote(a applicant, e attestation.Evidence, transcript digest.SHA256) error {
 	q, err := quote.ParseQuote(e.Quote)
+	if errors.Is(err, quote.ErrBank) {
+		return problem.New(http.StatusForbidden, reason.PCRBankWeak, "%v", err)
+	}
 	if err != nil {
 		return problem.New(http.StatusForbidden, reason.QuoteMalformed, "%v", err)
 	}

@@ -82,7 +82,9 @@ type Device struct {
 	LeaseUntil    time.Time
 	StaleSince    time.Time
 
-	// Offer: the expected set is {Proven} or {Proven, Offered} while an offer is open.
+	// Offer: the expected set is {Proven} or {Proven, Offered} while an offer is open. Offered is empty when none is.
+	// OfferedCounter is the highest counter offered since the last proof of an offered release, and outlives an offer
+	// that was held, superseded or overdue: the device may have installed it already and boot it at any time.
 	Offered        string
 	OfferedCounter uint64
 	OfferedAt      time.Time

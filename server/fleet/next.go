@@ -107,7 +107,7 @@ func affirm(d Device, q *Quarantine, p Proof, t Terms) Step {
 	if d.Offered != "" && p.Verdict.Release == d.Offered {
 		s.fact("update.proven", map[string]any{"release": d.Offered, "appraisal": p.Appraisal.String()})
 		s.Update = "proven"
-		n.clearOffer()
+		n.forgetOffers()
 	}
 	if q != nil {
 		n.Standing = Refused
@@ -144,7 +144,8 @@ func Expire(d Device, now time.Time) (s Step, changed bool) {
 	if d.Offered != "" && !d.Deadline.IsZero() && !now.Before(d.Deadline) {
 		s.fact("update.overdue", map[string]any{"release": d.Offered, "deadline": d.Deadline.UTC()})
 		s.Update = "overdue"
-		s.Device.clearOffer()
+		s.Reasons = append(s.Reasons, reason.UpdateOverdue)
+		s.Device.closeOffer()
 		changed = true
 	}
 	return s, changed
@@ -159,18 +160,19 @@ func Offer(d Device, release string, counter uint64, now, deadline time.Time) St
 	if d.Offered != "" {
 		s.Update = "superseded"
 	}
-	s.Device.Offered, s.Device.OfferedCounter = release, counter
+	s.Device.Offered, s.Device.OfferedCounter = release, max(d.OfferedCounter, counter)
 	s.Device.OfferedAt, s.Device.Deadline = now, deadline
 	s.fact("release.offered", map[string]any{"release": release, "deadline": deadline.UTC(), "proven": d.Proven})
 	return s
 }
 
-// Withdraw closes an open offer, because the release was held or withdrawn.
+// Withdraw closes an open offer, because the release was held or withdrawn. A device that has installed it may still
+// boot it: that is no wrong state.
 func Withdraw(d Device) Step {
 	s := Step{Device: d}
 	if d.Offered != "" {
 		s.Update = "superseded"
-		s.Device.clearOffer()
+		s.Device.closeOffer()
 	}
 	return s
 }
@@ -210,9 +212,13 @@ func Retire(d Device, by string) Step {
 	if d.Lifecycle == Retired {
 		return s
 	}
+	if d.Offered != "" {
+		s.Update = "superseded"
+	}
 	s.Device.Lifecycle = Retired
 	s.Device.LeaseUntil = time.Time{}
-	s.Device.clearOffer()
+	s.Device.forgetOffers()
+	s.Device.forgetPoll()
 	s.fact("device.retired", map[string]any{"by": by})
 	return s
 }
@@ -233,9 +239,14 @@ func Isolate(d Device, q *Quarantine, person, detail string, now time.Time) Step
 const ApprovalsToLoosen = 2
 
 // Loosen says whether the quarantine may end now: enough different people approved after the device recovered, and the
-// device has shown a fresh challenge quote. The reasons say what is missing.
+// device has shown a fresh challenge quote. The reasons say what is missing. Approvals of another subject do not count.
 func Loosen(q Quarantine, approvals []Approval) []reason.Reason {
 	var missing []reason.Reason
+	if !q.EndedAt.IsZero() {
+		missing = append(missing, reason.Conflict)
+	}
+	subject := q.ApprovalSubject()
+	approvals = slices.DeleteFunc(slices.Clone(approvals), func(a Approval) bool { return a.Subject != subject })
 	if q.RecoveredAt.IsZero() {
 		missing = append(missing, reason.DeviceUnproven)
 	}
@@ -255,7 +266,7 @@ func (q Quarantine) ApprovalSubject() string {
 func People(approvals []Approval, requester string) int {
 	var names []string
 	for _, a := range approvals {
-		if a.Person != requester && !slices.Contains(names, a.Person) {
+		if a.Person != "" && a.Person != requester && !slices.Contains(names, a.Person) {
 			names = append(names, a.Person)
 		}
 	}
@@ -298,7 +309,8 @@ func (s *Step) open(at time.Time, causes []reason.Reason, detail, by string, evi
 	if d.Offered != "" {
 		s.Update = "superseded"
 	}
-	d.clearOffer()
+	d.forgetOffers()
+	d.forgetPoll()
 	s.Quarantine = &Quarantine{
 		ID: fmt.Sprintf("q-%s-%d", d.ID, at.UnixMicro()), Device: d.ID, Since: at,
 		Causes: causes, Detail: detail, By: by, Evidence: evidence,
@@ -310,9 +322,26 @@ func (s *Step) fact(kind string, data map[string]any) {
 	s.Facts = append(s.Facts, Fact{Type: kind, Data: data})
 }
 
-func (d *Device) clearOffer() {
-	d.Offered, d.OfferedCounter = "", 0
+// closeOffer ends the offer; what was offered may still be booted.
+func (d *Device) closeOffer() {
+	d.Offered = ""
 	d.OfferedAt, d.Deadline = time.Time{}, time.Time{}
+}
+
+// forgetOffers takes back that anything beside Proven may be booted.
+func (d *Device) forgetOffers() {
+	d.closeOffer()
+	d.OfferedCounter = 0
+}
+
+// forgetPoll voids the stored answer: what it says about offers and verdict is not true any more.
+func (d *Device) forgetPoll() { d.LastPoll, d.LastAnswer = digest.SHA256{}, nil }
+
+// MayBoot says whether a release with this counter is in the expected set beyond Proven and Offered: it was
+// published when something at least as new was offered, so the device may have it in a slot. It never lies below what
+// the device has proven.
+func (d Device) MayBoot(counter uint64) bool {
+	return counter >= d.HighCounter && counter <= d.OfferedCounter
 }
 
 func firstDetail(v attestation.Verdict) string {

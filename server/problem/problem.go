@@ -18,6 +18,7 @@ import (
 
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/wire"
+	"github.com/cordon-ota/cordon/server/store"
 )
 
 // ContentType of a problem document.
@@ -85,6 +86,7 @@ func Document(err error, requestID string) (wire.Problem, *Error) {
 	}, known
 }
 
+// fromEcho says what an error that is no *Error may show: what echo itself refused, and that we cannot decide now.
 func fromEcho(err error) *Error {
 	var he *echo.HTTPError
 	if errors.As(err, &he) {
@@ -96,6 +98,9 @@ func fromEcho(err error) *Error {
 		case http.StatusRequestEntityTooLarge:
 			return New(he.Code, reason.RequestTooLarge, "the request is larger than this route allows")
 		}
+	}
+	if errors.Is(err, store.ErrUnavailable) {
+		return Busy(err, 5*time.Second)
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return Busy(err, time.Second)
@@ -118,7 +123,7 @@ func Handler(log *slog.Logger) echo.HTTPErrorHandler {
 			log.ErrorContext(c.Request().Context(), "request failed", "request_id", id, "path", c.Path(), "error", err)
 		}
 		if known.RetryAfter > 0 {
-			c.Response().Header().Set("Retry-After", strconv.Itoa(int(known.RetryAfter.Round(time.Second)/time.Second)))
+			c.Response().Header().Set("Retry-After", strconv.Itoa(max(1, int(known.RetryAfter.Round(time.Second)/time.Second))))
 		}
 		body, err := json.Marshal(doc)
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
@@ -119,6 +120,9 @@ func (a *assembly) quarantines(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot read quarantines: %w", err)
 	}
+	if len(rows) > a.s.c.Limits.Quarantines {
+		rows, a.r.Coverage.Truncated = rows[:a.s.c.Limits.Quarantines], true
+	}
 	for _, q := range rows {
 		view, err := a.quarantineView(ctx, q)
 		if err != nil {
@@ -186,50 +190,54 @@ func (a *assembly) cited(ctx context.Context) error {
 	return nil
 }
 
-// freshness adds the event logs and beacons that the appraisals refer to, each once.
+// freshness adds the event logs and beacons that the appraisals refer to, each once. An appraisal whose log does not fit
+// is left out: without it nobody could reach its verdict again.
 func (a *assembly) freshness(ctx context.Context) error {
 	beacons := map[digest.SHA256]bool{}
+	kept := a.r.Appraisals[:0]
 	for _, p := range a.r.Appraisals {
-		if err := a.log(ctx, p.Input.Evidence.LogDigest); err != nil {
+		fits, err := a.log(ctx, p.Input.Evidence.LogDigest)
+		if err != nil {
 			return err
 		}
+		if !fits {
+			continue
+		}
+		kept = append(kept, p)
 		if n := p.Input.Binding.Nonce; !p.Input.Challenge && len(n) == digest.Size {
 			beacons[digest.SHA256(n)] = true
 		}
 	}
-	all := make([]digest.SHA256, 0, len(beacons))
-	for d := range beacons {
-		all = append(all, d)
-	}
-	for chunk := range slices.Chunk(all, 500) {
+	a.r.Appraisals = kept
+	for chunk := range slices.Chunk(slices.Collect(maps.Keys(beacons)), 500) {
 		rows, err := a.s.c.Store.Beacons(ctx, chunk)
 		if err != nil {
 			return fmt.Errorf("cannot read beacons: %w", err)
 		}
-		for _, b := range rows {
-			if a.fits(len(b.Doc)) {
-				a.r.Beacons[b.Digest.String()] = b.Doc
-			}
+		for _, b := range rows { // small, and at most one per appraisal: outside the budget
+			a.r.Beacons[b.Digest.String()] = b.Doc
 		}
 	}
 	return nil
 }
 
-func (a *assembly) log(ctx context.Context, d digest.SHA256) error {
+// log adds an event log; false means that it is there and does not fit.
+func (a *assembly) log(ctx context.Context, d digest.SHA256) (bool, error) {
 	if _, known := a.r.Logs[d.String()]; known {
-		return nil
+		return true, nil
 	}
 	data, err := a.s.c.Store.Log(ctx, d)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil // appraised without it; its verdict says so
+		return true, nil // appraised without it; its verdict says so
 	}
 	if err != nil {
-		return fmt.Errorf("cannot read an event log: %w", err)
+		return false, fmt.Errorf("cannot read an event log: %w", err)
 	}
-	if a.fits(len(data)) {
-		a.r.Logs[d.String()] = data
+	if !a.fits(len(data)) {
+		return false, nil
 	}
-	return nil
+	a.r.Logs[d.String()] = data
+	return true, nil
 }
 
 // releases adds every published release of the scope, whenever it was published: verdicts refer to old ones too.

@@ -75,16 +75,17 @@ type Store interface {
 
 // Limits bound a report. What goes beyond is left out and Coverage.Truncated is set.
 type Limits struct {
-	Appraisals int // the earliest of the period are kept
-	Events     int
-	Updates    int
-	Devices    int
-	Past       int // offline targets documents that were replaced; the newest are kept
-	Bytes      int // of Evidence, verdicts, logs and events together, before base64
+	Appraisals  int // the earliest of the period are kept
+	Events      int
+	Updates     int
+	Devices     int
+	Quarantines int
+	Past        int // offline targets documents that were replaced; the newest are kept
+	Bytes       int // of Evidence, verdicts, logs and events together, before base64
 }
 
 // DefaultLimits are the limits of a Config that names none.
-var DefaultLimits = Limits{Appraisals: 50_000, Events: 200_000, Updates: 100_000, Devices: 100_000, Past: 64, Bytes: 256 << 20}
+var DefaultLimits = Limits{Appraisals: 50_000, Events: 200_000, Updates: 100_000, Devices: 100_000, Quarantines: 50_000, Past: 64, Bytes: 256 << 20}
 
 // Config joins the parts of a Service. All but Limits are needed.
 type Config struct {

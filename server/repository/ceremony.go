@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/provenance"
 	"github.com/cordon-ota/cordon/artifacts/tufrepo"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
@@ -24,6 +26,15 @@ import (
 func (s *Service) Apply(ctx context.Context, actor string, c api.Ceremony) (api.CeremonyResult, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var out api.CeremonyResult
+	err := s.retry(ctx, func() (err error) {
+		out, err = s.apply(ctx, actor, c)
+		return err
+	})
+	return out, err
+}
+
+func (s *Service) apply(ctx context.Context, actor string, c api.Ceremony) (api.CeremonyResult, error) {
 	d, err := s.begin(ctx)
 	if err != nil {
 		return api.CeremonyResult{}, err
@@ -40,7 +51,7 @@ func (s *Service) Apply(ctx context.Context, actor string, c api.Ceremony) (api.
 	if err := a.targets(ctx, c); err != nil {
 		return api.CeremonyResult{}, err
 	}
-	result := api.CeremonyResult{ImageRoot: d.repo.ImageRoot, DirectorRoot: d.repo.DirectorRoot, Targets: d.repo.Targets, Products: sortedKeys(d.repo.Products)}
+	result := api.CeremonyResult{ImageRoot: d.repo.ImageRoot, DirectorRoot: d.repo.DirectorRoot, Targets: d.repo.Targets, Products: sortedKeys(d.policies)}
 	if d.repo.ImageRoot == before.ImageRoot && d.repo.DirectorRoot == before.DirectorRoot && d.repo.Targets == before.Targets {
 		return result, nil
 	}
@@ -75,7 +86,11 @@ type application struct {
 	image  *tufrepo.Image
 }
 
+// invalid turns what the verifier says about metadata into a refusal; a store that cannot be asked stays an error.
 func invalid(err error) error {
+	if errors.Is(err, store.ErrUnavailable) || errors.Is(err, store.ErrNotFound) || errors.Is(err, context.Canceled) {
+		return err
+	}
 	return problem.New(http.StatusUnprocessableEntity, tufrepo.ReasonOf(err), "%v", err)
 }
 
@@ -89,6 +104,9 @@ func (a *application) directorRoots(ctx context.Context, roots [][]byte) error {
 		return nil
 	}
 	all := append(current, roots...)
+	if err := inOrder(all); err != nil {
+		return err
+	}
 	director, err := tufrepo.NewDirector(all[0], "ceremony", a.s.now())
 	if err != nil {
 		return invalid(err)
@@ -119,6 +137,9 @@ func (a *application) imageRoots(ctx context.Context, roots [][]byte) error {
 	all := append(current, roots...)
 	if len(all) == 0 {
 		return nil
+	}
+	if err := inOrder(all); err != nil {
+		return err
 	}
 	if a.image, err = tufrepo.NewImage(all[0], a.s.now()); err != nil {
 		return invalid(err)
@@ -161,6 +182,20 @@ func (a *application) add(prefix string, have int64, roots [][]byte) {
 		name := prefix + tufrepo.FileName(have+int64(i)+1, tufrepo.RoleRoot)
 		a.change.Writes = append(a.change.Writes, store.AddMetadata{Metadata: store.Metadata{Name: name, Bytes: r}})
 	}
+}
+
+// inOrder checks that root n has version n: clients ask for roots by number.
+func inOrder(roots [][]byte) error {
+	for i, doc := range roots {
+		header, err := tufrepo.HeaderOf(doc)
+		if err != nil {
+			return invalid(err)
+		}
+		if header.Version != int64(i)+1 {
+			return problem.New(http.StatusUnprocessableEntity, reason.MetadataInvalid, "root version %d stands where version %d is expected; send the roots that are missing, in order", header.Version, i+1)
+		}
+	}
+	return nil
 }
 
 // unknown drops roots that are current already.
@@ -233,6 +268,7 @@ func (a *application) sameTargets(ctx context.Context, version int64, doc []byte
 
 // files checks that every offline target is there with its bytes, and that each can be used.
 func (a *application) files(ctx context.Context, spec tufrepo.TargetsSpec, sent map[string][]byte) error {
+	read := map[string][]byte{}
 	for _, path := range sortedKeys(spec.Files) {
 		file := spec.Files[path]
 		data, ok := sent[path]
@@ -252,12 +288,31 @@ func (a *application) files(ctx context.Context, spec tufrepo.TargetsSpec, sent 
 		if err := usable(path, data); err != nil {
 			return err
 		}
+		read[path] = data
 		a.d.objects = append(a.d.objects, tufrepo.Object{Name: tufrepo.TargetFileName(path, file.SHA256), Data: data})
 	}
-	for product := range spec.Products {
-		if _, ok := spec.Files[artifacts.PolicyPath(product)]; !ok {
+	return a.policies(spec, read)
+}
+
+// policies checks that every delegated product has a policy that bundles can be held against.
+func (a *application) policies(spec tufrepo.TargetsSpec, files map[string][]byte) error {
+	a.d.policies = map[string]artifacts.Policy{}
+	for _, product := range sortedKeys(spec.Products) {
+		if err := tufrepo.ValidProduct(product); err != nil {
+			return problem.New(http.StatusUnprocessableEntity, reason.MetadataInvalid, "%v", err)
+		}
+		data, ok := files[artifacts.PolicyPath(product)]
+		if !ok {
 			return problem.New(http.StatusUnprocessableEntity, reason.PolicyMissing, "product %s is delegated but has no policy", product)
 		}
+		policy, err := artifacts.DecodePolicy(data)
+		if err != nil {
+			return problem.New(http.StatusUnprocessableEntity, reason.PolicyMissing, "%s: %v", product, err)
+		}
+		if _, err := provenance.VerifyAll(nil, policy, provenance.Options{TrustedRootJSON: files[artifacts.TrustedRootPath]}); err != nil {
+			return problem.New(http.StatusUnprocessableEntity, reason.PolicyMissing, "no bundle could be held against the policy of %s: %v", product, err)
+		}
+		a.d.policies[product] = policy
 	}
 	return nil
 }
@@ -286,7 +341,7 @@ func usable(path string, data []byte) error {
 	return nil
 }
 
-// products gives each newly delegated product a role, and takes away the roles of products that are gone.
+// products gives each newly delegated product a role. The role of a product that is gone stays in the snapshot.
 func (a *application) products(ctx context.Context, spec tufrepo.TargetsSpec) error {
 	want, err := tufrepo.KeyID(a.s.keys.Product.Public())
 	if err != nil {
@@ -300,11 +355,22 @@ func (a *application) products(ctx context.Context, spec tufrepo.TargetsSpec) er
 		if id, err := tufrepo.KeyID(delegation.Keys[0]); err != nil || id != want {
 			return problem.New(http.StatusUnprocessableEntity, reason.MetadataInvalid, "product %s is delegated to another key than this server's product key", product)
 		}
-		if a.d.repo.Products[product] == 0 {
-			if err := a.s.signProduct(ctx, a.d, product, nil); err != nil {
-				return err
-			}
+		if err := a.product(ctx, product); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// product signs the role of a product that is new or back, or whose withdrawn images are others now.
+func (a *application) product(ctx context.Context, product string) error {
+	before := a.s.Catalog().Products[product]
+	if before != nil && slices.Equal(before.Policy.Withdrawn, a.d.policies[product].Withdrawn) {
+		return nil
+	}
+	rows, err := a.s.store.ListReleases(ctx, product)
+	if err != nil {
+		return fmt.Errorf("cannot list releases: %w", err)
+	}
+	return a.s.signProduct(ctx, a.d, product, rows)
 }

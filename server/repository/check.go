@@ -24,7 +24,7 @@ func (s *Service) check(ctx context.Context, d *draft) error {
 	if err := image.Timestamp(d.repo.TimestampDoc); err != nil {
 		return err
 	}
-	for _, product := range append([]string{""}, sortedKeys(d.repo.Products)...) {
+	for _, product := range append([]string{""}, sortedKeys(d.policies)...) {
 		for {
 			want, err := image.Next(product)
 			if err != nil {

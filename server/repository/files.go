@@ -30,10 +30,19 @@ const immutable = "public, max-age=31536000, immutable"
 
 // Register adds the routes. A file that is not there is 404: TUF clients probe for the next root.
 func (f *Files) Register(e *echo.Echo) {
-	e.GET(wire.PathImage+"timestamp.json", f.timestamp)
-	e.GET(wire.PathImage+"targets/*", f.target)
-	e.GET(wire.PathImage+":file", f.metadata)
-	e.GET(wire.PathDirector+":file", f.directorRoot)
+	get := func(path string, h echo.HandlerFunc) { e.GET(path, notCachedUnless200(h)) }
+	get(wire.PathImage+"timestamp.json", f.timestamp)
+	get(wire.PathImage+"targets/*", f.target)
+	get(wire.PathImage+":file", f.metadata)
+	get(wire.PathDirector+":file", f.directorRoot)
+}
+
+// notCachedUnless200: a cache that keeps "there is no 2.root.json" would hold back a root rotation.
+func notCachedUnless200(h echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		c.Response().Header().Set("Cache-Control", "no-cache")
+		return h(c)
+	}
 }
 
 func (f *Files) timestamp(c echo.Context) error {
@@ -41,7 +50,6 @@ func (f *Files) timestamp(c echo.Context) error {
 	if !catalog.Initialised() {
 		return problem.NotFound("timestamp yet: the server is uninitialised")
 	}
-	c.Response().Header().Set("Cache-Control", "no-cache")
 	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, catalog.Timestamp)
 }
 
@@ -104,7 +112,8 @@ func (c *Catalog) document(dir, base string, sum digest.SHA256) bool {
 	}
 	for _, r := range p.Releases {
 		if r.Name+"/" == dir {
-			return r.Documents[base] == sum
+			want, ok := r.Documents[base]
+			return ok && want == sum
 		}
 	}
 	return false

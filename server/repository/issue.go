@@ -28,10 +28,24 @@ func (s *Service) IssueDue(ctx context.Context) error {
 	return s.Issue(ctx)
 }
 
-// Issue issues a new timestamp now.
+// Issue issues a new timestamp now. An uninitialised server signs nothing.
 func (s *Service) Issue(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.follow(ctx); err != nil {
+		return err
+	}
+	if !s.Catalog().Initialised() {
+		return nil
+	}
+	err := s.issue(ctx)
+	if errors.Is(err, store.ErrConflict) {
+		return s.follow(ctx) // another replica was first
+	}
+	return err
+}
+
+func (s *Service) issue(ctx context.Context) error {
 	d, err := s.begin(ctx)
 	if err != nil {
 		return err
@@ -52,18 +66,14 @@ func (s *Service) Issue(ctx context.Context) error {
 	change.Events = append(change.Events, store.Event{At: s.now(), Type: audit.TimestampIssued, Actor: "server", Subject: store.RepoImage, Data: map[string]any{
 		"version": d.repo.Timestamp, "snapshot": d.repo.Snapshot,
 	}})
-	err = s.publish(ctx, d, change)
-	if errors.Is(err, store.ErrConflict) {
-		return s.reload(ctx) // another replica was first
-	}
-	return err
+	return s.publish(ctx, d, change)
 }
 
 // refresh signs product roles again that have less than a quarter of their life left, and says whether the snapshot has
 // to change.
 func (s *Service) refresh(ctx context.Context, d *draft) (bool, error) {
 	changed := false
-	for _, product := range sortedKeys(d.repo.Products) {
+	for _, product := range sortedKeys(d.policies) {
 		old, err := s.header(ctx, d.repo.Products[product], product)
 		if err != nil {
 			return false, err

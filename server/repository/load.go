@@ -1,8 +1,8 @@
 package repository
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -34,38 +34,30 @@ func splitOffline(p string) (kind, product, profile string) {
 	return kind, "", ""
 }
 
-// reload makes a new catalog from the database and the store.
-func (s *Service) reload(ctx context.Context) error {
-	repo, err := s.store.Repo(ctx, store.RepoImage)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("cannot read the repository's state: %w", err)
-	}
+// view makes a catalog of one row version.
+func (s *Service) view(ctx context.Context, repo store.Repo) (*Catalog, error) {
+	var err error
 	c := &Catalog{
 		Timestamp: repo.TimestampDoc, TimestampVersion: repo.Timestamp, Beacon: digest.Of(repo.TimestampDoc),
 		IssuedAt: repo.IssuedAt, Targets: repo.Targets, Products: map[string]*Product{},
 	}
 	if c.ImageRoots, err = s.roots(ctx, tufrepo.StorePrefix, repo.ImageRoot); err != nil {
-		return err
+		return nil, err
 	}
 	if c.DirectorRoots, err = s.roots(ctx, DirectorPrefix, repo.DirectorRoot); err != nil {
-		return err
+		return nil, err
 	}
 	if repo.Targets > 0 {
 		if err := s.loadOffline(ctx, c, repo.Targets); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	for _, p := range c.Products {
 		if err := s.loadReleases(ctx, p); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	s.seen.Store(repo.Version)
-	s.catalog.Store(c)
-	return nil
+	return c, nil
 }
 
 func (s *Service) roots(ctx context.Context, prefix string, newest int64) ([][]byte, error) {
@@ -147,7 +139,7 @@ func (s *Service) loadReleases(ctx context.Context, p *Product) error {
 		p.Releases = append(p.Releases, r)
 	}
 	slices.SortFunc(p.Releases, func(a, b *Release) int {
-		return int(b.Statement.Predicate.Counter) - int(a.Statement.Predicate.Counter)
+		return cmp.Compare(b.Statement.Predicate.Counter, a.Statement.Predicate.Counter)
 	})
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/cordon-ota/cordon/artifacts"
@@ -24,6 +25,15 @@ const retryStore = 10 * time.Second
 func (s *Service) Approve(ctx context.Context, person, name string) (api.Release, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var out api.Release
+	err := s.retry(ctx, func() (err error) {
+		out, err = s.approveRelease(ctx, person, name)
+		return err
+	})
+	return out, err
+}
+
+func (s *Service) approveRelease(ctx context.Context, person, name string) (api.Release, error) {
 	row, err := s.find(ctx, name)
 	if err != nil {
 		return api.Release{}, err
@@ -34,26 +44,18 @@ func (s *Service) Approve(ctx context.Context, person, name string) (api.Release
 	if row.CreatedBy == person {
 		return api.Release{}, problem.New(http.StatusForbidden, reason.SamePerson, "%s published %s and cannot approve it", person, name)
 	}
-	product := s.Catalog().Products[row.Product]
-	if product == nil {
-		return api.Release{}, problem.New(http.StatusUnprocessableEntity, reason.PolicyMissing, "product %q has no policy any more", row.Product)
-	}
-	if err := s.approve(ctx, releaseSubject(name), person, name, audit.ReleaseApproved); err != nil {
+	policy, err := s.recheck(row) // the policy may have changed since the release was staged
+	if err != nil {
 		return api.Release{}, err
 	}
-	approvals, err := s.store.Approvals(ctx, releaseSubject(name))
+	enough, err := s.approve(ctx, approval{
+		subject: releaseSubject(name), person: person, release: name, kind: audit.ReleaseApproved, requester: row.CreatedBy, needed: policy.Approvals,
+	})
 	if err != nil {
-		return api.Release{}, fmt.Errorf("cannot read approvals: %w", err)
+		return api.Release{}, err
 	}
-	if fleet.People(approvals, row.CreatedBy) < product.Policy.Approvals {
+	if !enough {
 		return s.View(ctx, row, true)
-	}
-	statement, err := artifacts.DecodeStatement(row.Statement)
-	if err != nil {
-		return api.Release{}, fmt.Errorf("stored statement of %s: %w", name, err)
-	}
-	if refusals := artifacts.CheckRelease(product.Policy, statement.Predicate); len(refusals) > 0 {
-		return api.Release{}, refused(refusals[0]) // the policy changed since it was staged
 	}
 	return s.release(ctx, person, row)
 }
@@ -62,39 +64,71 @@ func releaseSubject(name string) string { return "release:" + name }
 
 func resumeSubject(name string, held int64) string { return fmt.Sprintf("resume:%s:%d", name, held) }
 
-func (s *Service) approve(ctx context.Context, subject, person, release, kind string) error {
-	err := s.store.Commit(ctx, store.Change{
-		Writes: []store.Write{store.AddApproval{Approval: fleet.Approval{Subject: subject, Person: person, At: s.now()}}},
-		Events: []store.Event{{At: s.now(), Type: kind, Actor: person, Subject: release}},
-	})
-	if errors.Is(err, store.ErrConflict) {
-		return problem.New(http.StatusConflict, reason.SamePerson, "%s has approved this already", person)
-	}
+// approval is one person's yes in the making.
+type approval struct {
+	subject, person, release, kind string
+	requester                      string // does not count
+	needed                         int
+}
+
+// approve records the approval and reports whether enough people have approved. A person who has approved already is
+// refused, unless the set is complete: then the last one only repeats what did not come through.
+func (s *Service) approve(ctx context.Context, a approval) (enough bool, err error) {
+	approvals, err := s.store.Approvals(ctx, a.subject)
 	if err != nil {
-		return fmt.Errorf("cannot write the approval: %w", err)
+		return false, fmt.Errorf("cannot read approvals: %w", err)
 	}
-	return nil
+	own := fleet.Approval{Subject: a.subject, Person: a.person, At: s.now()}
+	if slices.ContainsFunc(approvals, func(other fleet.Approval) bool { return other.Person == a.person }) {
+		if fleet.People(approvals, a.requester) >= a.needed {
+			return true, nil
+		}
+		return false, problem.New(http.StatusConflict, reason.SamePerson, "%s has approved this already", a.person)
+	}
+	err = s.store.Commit(ctx, store.Change{
+		Writes: []store.Write{store.AddApproval{Approval: own}},
+		Events: []store.Event{{At: s.now(), Type: a.kind, Actor: a.person, Subject: a.release}},
+	})
+	if err != nil {
+		return false, fmt.Errorf("cannot write the approval: %w", err)
+	}
+	return fleet.People(append(approvals, own), a.requester) >= a.needed, nil
 }
 
 // Hold stops offers and open streams of a release at once; one person is enough.
 func (s *Service) Hold(ctx context.Context, person, name, detail string) (api.Release, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	row, err := s.find(ctx, name)
-	if err != nil {
-		return api.Release{}, err
-	}
-	if row.Hold {
-		return s.View(ctx, row, false)
-	}
-	row.Hold, row.HoldDetail = true, detail
-	return s.mark(ctx, person, row, audit.ReleaseHeld, map[string]any{"detail": detail})
+	var out api.Release
+	err := s.retry(ctx, func() error {
+		row, err := s.find(ctx, name)
+		if err != nil {
+			return err
+		}
+		if row.Hold {
+			out, err = s.View(ctx, row, false)
+			return err
+		}
+		row.Hold, row.HoldDetail = true, detail
+		out, err = s.mark(ctx, person, row, audit.ReleaseHeld, map[string]any{"detail": detail})
+		return err
+	})
+	return out, err
 }
 
 // Resume ends a hold when two different people have asked for it.
 func (s *Service) Resume(ctx context.Context, person, name string) (api.Release, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var out api.Release
+	err := s.retry(ctx, func() (err error) {
+		out, err = s.resume(ctx, person, name)
+		return err
+	})
+	return out, err
+}
+
+func (s *Service) resume(ctx context.Context, person, name string) (api.Release, error) {
 	row, err := s.find(ctx, name)
 	if err != nil {
 		return api.Release{}, err
@@ -102,15 +136,13 @@ func (s *Service) Resume(ctx context.Context, person, name string) (api.Release,
 	if !row.Hold {
 		return s.View(ctx, row, false)
 	}
-	subject := resumeSubject(name, row.Version)
-	if err := s.approve(ctx, subject, person, name, audit.ReleaseResumeAsked); err != nil {
+	enough, err := s.approve(ctx, approval{
+		subject: resumeSubject(name, row.Version), person: person, release: name, kind: audit.ReleaseResumeAsked, needed: fleet.ApprovalsToLoosen,
+	})
+	if err != nil {
 		return api.Release{}, err
 	}
-	approvals, err := s.store.Approvals(ctx, subject)
-	if err != nil {
-		return api.Release{}, fmt.Errorf("cannot read approvals: %w", err)
-	}
-	if fleet.People(approvals, "") < fleet.ApprovalsToLoosen {
+	if !enough {
 		return s.View(ctx, row, true)
 	}
 	row.Hold, row.HoldDetail = false, ""
@@ -135,13 +167,10 @@ func (s *Service) mark(ctx context.Context, person string, row store.Release, ki
 		Writes: []store.Write{store.PutRelease{Release: row}, store.PutRepo{Repo: repo}},
 		Events: []store.Event{{At: s.now(), Type: kind, Actor: person, Subject: row.Name, Data: payload}},
 	})
-	if errors.Is(err, store.ErrConflict) {
-		return api.Release{}, problem.New(http.StatusConflict, reason.Conflict, "the release changed in between")
-	}
 	if err != nil {
 		return api.Release{}, fmt.Errorf("cannot write the release: %w", err)
 	}
-	if err := s.reload(ctx); err != nil {
+	if err := s.follow(ctx); err != nil {
 		return api.Release{}, err
 	}
 	return s.View(ctx, row, true)

@@ -5,15 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
+	"slices"
 
 	"github.com/cordon-ota/cordon/artifacts"
-	"github.com/cordon-ota/cordon/artifacts/provenance"
 	"github.com/cordon-ota/cordon/artifacts/tufrepo"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
-	"github.com/cordon-ota/cordon/attestation/reference"
 	"github.com/cordon-ota/cordon/client/api"
 	"github.com/cordon-ota/cordon/server/audit"
 	"github.com/cordon-ota/cordon/server/problem"
@@ -23,9 +21,26 @@ import (
 // Publish checks a release and publishes it, or stages it when the product asks for approvals. The same release again
 // changes nothing; another release under the same name is release_conflict.
 func (s *Service) Publish(ctx context.Context, actor string, req api.PublishRequest) (api.Release, error) {
+	if err := s.Load(ctx); err != nil {
+		return api.Release{}, err
+	}
+	row, err := s.examine(ctx, actor, req) // outside the lock: a large image must not keep a hold waiting
+	if err != nil {
+		return api.Release{}, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	row, policy, err := s.examine(ctx, actor, req)
+	var out api.Release
+	err = s.retry(ctx, func() error {
+		out, err = s.admit(ctx, actor, row, req.DryRun)
+		return err
+	})
+	return out, err
+}
+
+// admit puts an examined release where it belongs.
+func (s *Service) admit(ctx context.Context, actor string, row store.Release, dryRun bool) (api.Release, error) {
+	policy, err := s.recheck(row)
 	if err != nil {
 		return api.Release{}, err
 	}
@@ -36,10 +51,10 @@ func (s *Service) Publish(ctx context.Context, actor string, req api.PublishRequ
 	case !errors.Is(err, store.ErrNotFound):
 		return api.Release{}, fmt.Errorf("cannot look the release up: %w", err)
 	}
-	if err := s.checkCounter(ctx, row); err != nil {
+	if err := s.checkCounter(ctx, row, policy); err != nil {
 		return api.Release{}, err
 	}
-	if req.DryRun {
+	if dryRun {
 		return s.View(ctx, row, false)
 	}
 	if err := s.keepBundles(ctx, row.Bundles); err != nil {
@@ -51,115 +66,6 @@ func (s *Service) Publish(ctx context.Context, actor string, req api.PublishRequ
 	return s.release(ctx, actor, row)
 }
 
-// examine holds a request against everything that a device will check, and against the stored image.
-func (s *Service) examine(ctx context.Context, actor string, req api.PublishRequest) (store.Release, artifacts.Policy, error) {
-	product, err := s.productOf(req.Bundles)
-	if err != nil {
-		return store.Release{}, artifacts.Policy{}, err
-	}
-	catalog := s.Catalog()
-	result, err := provenance.VerifyAll(req.Bundles, product.Policy, provenance.Options{TrustedRootJSON: catalog.OfflineFiles[artifacts.TrustedRootPath]})
-	if err != nil {
-		return store.Release{}, artifacts.Policy{}, fmt.Errorf("cannot verify the bundles: %w", err)
-	}
-	if len(result.Refusals) > 0 {
-		return store.Release{}, artifacts.Policy{}, refused(result.Refusals[0])
-	}
-	release := result.Statement.Predicate
-	if release.Product != product.Name {
-		return store.Release{}, artifacts.Policy{}, problem.New(http.StatusUnprocessableEntity, reason.StatementMismatch, "the bundles name different products")
-	}
-	if refusals := artifacts.CheckRelease(product.Policy, release); len(refusals) > 0 {
-		return store.Release{}, artifacts.Policy{}, refused(refusals[0])
-	}
-	for _, c := range release.Components {
-		if err := s.checkComponent(ctx, c, req); err != nil {
-			return store.Release{}, artifacts.Policy{}, err
-		}
-	}
-	statement, err := result.Statement.Encode()
-	if err != nil {
-		return store.Release{}, artifacts.Policy{}, fmt.Errorf("cannot encode the statement: %w", err)
-	}
-	return store.Release{
-		Name: artifacts.ReleaseName(release.Product, release.Version), Product: release.Product, Counter: release.Counter,
-		Recovery: release.Recovery, Statement: statement, Bundles: req.Bundles, Publishers: result.Signers,
-		Reference: req.Reference, SBOMs: req.SBOMs, CreatedBy: actor, CreatedAt: s.now(),
-	}, product.Policy, nil
-}
-
-func refused(r artifacts.Refusal) error {
-	return problem.New(http.StatusUnprocessableEntity, r.Reason, "%s", r.Detail)
-}
-
-// productOf finds the policy that the bundles must be held against. It reads the product's name before anything is
-// verified; the verified statement has to name the same one.
-func (s *Service) productOf(bundles [][]byte) (*Product, error) {
-	if len(bundles) == 0 {
-		return nil, problem.Malformed("the request has no bundle")
-	}
-	name, err := provenance.ClaimedProduct(bundles[0])
-	if err != nil {
-		return nil, problem.New(http.StatusUnprocessableEntity, reason.PublisherRefused, "the bundle cannot be read: %v", err)
-	}
-	catalog := s.Catalog()
-	if !catalog.Initialised() {
-		return nil, problem.New(http.StatusServiceUnavailable, reason.ServerUninitialised, "the server has no signed root yet")
-	}
-	product := catalog.Products[name]
-	if product == nil || product.PolicyDigest.IsZero() {
-		return nil, problem.New(http.StatusUnprocessableEntity, reason.PolicyMissing, "the offline targets role has signed no policy for product %q", name)
-	}
-	return product, nil
-}
-
-// checkComponent checks that image and Reference Values lie in the store as stated, and predicts the values again.
-func (s *Service) checkComponent(ctx context.Context, c artifacts.Component, req api.PublishRequest) error {
-	size, err := s.artifacts.Stat(ctx, c.SHA256)
-	if errors.Is(err, artifacts.ErrNotFound) || err == nil && size != c.Length {
-		return problem.New(http.StatusUnprocessableEntity, reason.ArtifactMismatch, "upload component %s (%s, %d bytes) first", c.Name, c.SHA256, c.Length)
-	}
-	if err != nil {
-		return problem.Busy(err, retryStore)
-	}
-	if sum, ok := req.SBOMs[c.Name]; ok {
-		if size, err := s.artifacts.Stat(ctx, sum); err != nil || size > artifacts.MaxSBOMBytes {
-			return problem.New(http.StatusUnprocessableEntity, reason.ArtifactMismatch, "upload the SBOM of %s first (at most %d bytes)", c.Name, artifacts.MaxSBOMBytes)
-		}
-	}
-	sum, ok := req.Reference[c.Name]
-	if sum != c.ReferenceValues || ok == c.ReferenceValues.IsZero() {
-		return problem.New(http.StatusUnprocessableEntity, reason.ReferenceValuesMismatch, "the Reference Values of %s are not those of the statement", c.Name)
-	}
-	if !ok {
-		return nil
-	}
-	stated, err := s.readBlob(ctx, sum, reference.MaxBytes)
-	if err != nil {
-		return problem.New(http.StatusUnprocessableEntity, reason.ArtifactMismatch, "upload the Reference Values of %s first", c.Name)
-	}
-	return s.predictAgain(ctx, c, stated)
-}
-
-// predictAgain predicts the Reference Values from the stored image; any difference is a refusal.
-func (s *Service) predictAgain(ctx context.Context, c artifacts.Component, stated []byte) error {
-	values, err := reference.PredictUKI(&blobReader{ctx: ctx, blobs: s.artifacts, sum: c.SHA256}, c.Length)
-	if errors.Is(err, reference.ErrNotUKI) {
-		return problem.New(http.StatusUnprocessableEntity, reason.ReferenceValuesMismatch, "component %s has Reference Values but its image is no UKI: %v", c.Name, err)
-	}
-	if err != nil {
-		return problem.Busy(fmt.Errorf("cannot predict: %w", err), retryStore)
-	}
-	own, err := values.Encode()
-	if err != nil {
-		return fmt.Errorf("cannot encode Reference Values: %w", err)
-	}
-	if !bytes.Equal(own, stated) || int64(len(stated)) != c.ReferenceLength {
-		return problem.New(http.StatusUnprocessableEntity, reason.ReferenceValuesMismatch, "the Reference Values of %s are not those that follow from its image", c.Name)
-	}
-	return nil
-}
-
 // again answers a repeated publish.
 func (s *Service) again(ctx context.Context, old, row store.Release) (api.Release, error) {
 	if !bytes.Equal(old.Statement, row.Statement) {
@@ -168,9 +74,10 @@ func (s *Service) again(ctx context.Context, old, row store.Release) (api.Releas
 	return s.View(ctx, old, false)
 }
 
-// checkCounter holds the counter against the product's other releases: unique, and no jump by more than the step that a
-// device's TPM counter can follow.
-func (s *Service) checkCounter(ctx context.Context, row store.Release) error {
+// checkCounter holds the counter against the product's other releases: unique, growing, and no jump by more than the step
+// that a device's TPM counter can follow. A recovery release may have a free counter below the newest. The policy's
+// minimum counts as a release: a server that starts with a product half-way can publish its next release.
+func (s *Service) checkCounter(ctx context.Context, row store.Release, policy artifacts.Policy) error {
 	rows, err := s.store.ListReleases(ctx, row.Product)
 	if err != nil {
 		return fmt.Errorf("cannot list releases: %w", err)
@@ -182,7 +89,10 @@ func (s *Service) checkCounter(ctx context.Context, row store.Release) error {
 		}
 		highest = max(highest, r.Counter)
 	}
-	if row.Counter > highest+artifacts.MaxCounterStep {
+	if row.Counter < highest && !row.Recovery {
+		return problem.New(http.StatusConflict, reason.ReleaseConflict, "counter %d is below the highest one, %d", row.Counter, highest)
+	}
+	if highest = max(highest, policy.MinimumCounter); row.Counter > highest+artifacts.MaxCounterStep {
 		return problem.New(http.StatusUnprocessableEntity, reason.ReleaseConflict, "counter %d is more than %d above the highest one, %d", row.Counter, artifacts.MaxCounterStep, highest)
 	}
 	return nil
@@ -247,7 +157,7 @@ func (s *Service) release(ctx context.Context, actor string, row store.Release) 
 		return api.Release{}, err
 	}
 	if err := s.check(ctx, d); err != nil {
-		return api.Release{}, fmt.Errorf("the new metadata would be refused: %w", err)
+		return api.Release{}, invalid(fmt.Errorf("the new metadata would be refused: %w", err))
 	}
 	row.Timestamp = d.repo.Timestamp
 	change.Expect = append(change.Expect, store.Expect{Table: store.Releases, Key: row.Name, Version: version})
@@ -259,14 +169,15 @@ func (s *Service) release(ctx context.Context, actor string, row store.Release) 
 	return s.View(ctx, row, true)
 }
 
-// signProduct signs the product role over its published releases and adds it to the draft.
+// signProduct signs the product role over its published releases and adds it to the draft. Releases with a withdrawn
+// image are left out.
 func (s *Service) signProduct(ctx context.Context, d *draft, product string, rows []store.Release) error {
 	files := map[string]tufrepo.File{}
 	for _, row := range rows {
 		if row.State != api.ReleasePublished {
 			continue
 		}
-		if err := s.addFiles(ctx, files, row); err != nil {
+		if err := s.addFiles(ctx, files, row, d.policies[product].Withdrawn); err != nil {
 			return err
 		}
 	}
@@ -281,13 +192,16 @@ func (s *Service) signProduct(ctx context.Context, d *draft, product string, row
 	return nil
 }
 
-func (s *Service) addFiles(ctx context.Context, files map[string]tufrepo.File, row store.Release) error {
+func (s *Service) addFiles(ctx context.Context, files map[string]tufrepo.File, row store.Release, withdrawn []digest.SHA256) error {
 	statement, err := artifacts.DecodeStatement(row.Statement)
 	if err != nil {
 		return fmt.Errorf("stored statement of %s: %w", row.Name, err)
 	}
 	bundle := bundleDocument(row.Bundles)
 	r := statement.Predicate
+	if slices.ContainsFunc(r.Components, func(c artifacts.Component) bool { return slices.Contains(withdrawn, c.SHA256) }) {
+		return nil
+	}
 	for _, c := range r.Components {
 		custom, err := artifacts.CustomOf(r, c).Encode()
 		if err != nil {
@@ -308,34 +222,4 @@ func (s *Service) addFiles(ctx context.Context, files map[string]tufrepo.File, r
 		}
 	}
 	return nil
-}
-
-// blobReader reads a stored blob at any offset; it keeps one stream open while reads follow each other.
-type blobReader struct {
-	ctx   context.Context
-	blobs artifacts.Blobs
-	sum   digest.SHA256
-	r     io.ReadCloser
-	at    int64
-}
-
-// ReadAt implements io.ReaderAt for one goroutine.
-func (b *blobReader) ReadAt(p []byte, off int64) (int, error) {
-	if b.r == nil || b.at != off {
-		if b.r != nil {
-			b.r.Close()
-		}
-		r, err := b.blobs.Open(b.ctx, b.sum, off, -1)
-		if err != nil {
-			b.r = nil
-			return 0, err
-		}
-		b.r, b.at = r, off
-	}
-	n, err := io.ReadFull(b.r, p)
-	b.at += int64(n)
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		err = io.EOF
-	}
-	return n, err
 }

@@ -53,39 +53,79 @@ type Service struct {
 	now       func() time.Time
 	log       *slog.Logger
 
-	mu      sync.Mutex // one change at a time in this process; the row version guards against others
 	catalog atomic.Pointer[Catalog]
-	seen    atomic.Int64 // row version that catalog was made from
+
+	mu   sync.Mutex // one change at a time in this process; the row version guards against others
+	seen int64      // row version that catalog was made from
 }
 
 // New joins the parts; Load must be called before Catalog is useful.
 func New(s Store, a artifacts.Store, keys Keys, lives Lives, now func() time.Time, log *slog.Logger) *Service {
-	return &Service{store: s, artifacts: a, keys: keys, lives: lives, now: now, log: log}
+	service := &Service{store: s, artifacts: a, keys: keys, lives: lives, now: now, log: log}
+	service.catalog.Store(&Catalog{Products: map[string]*Product{}})
+	return service
 }
 
-// Catalog returns the current view, nil before the first Load.
+// Catalog returns the current view; it is empty before the first Load.
 func (s *Service) Catalog() *Catalog { return s.catalog.Load() }
+
+// attempts bounds how often something is tried again that lost a race against another replica.
+const attempts = 8
 
 // Load finishes a publication that was interrupted and makes the catalog from the database. Call it at the start and
 // whenever another replica may have changed something; it does nothing when the row version is the known one.
 func (s *Service) Load(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	repo, err := s.store.Repo(ctx, store.RepoImage)
-	if errors.Is(err, store.ErrNotFound) {
-		s.catalog.Store(&Catalog{Products: map[string]*Product{}})
-		return nil
+	return s.follow(ctx)
+}
+
+// follow brings the catalog to the current row version. What it shows lies in the artifact store already, and all of it
+// belongs to one row version.
+func (s *Service) follow(ctx context.Context) error {
+	for range attempts {
+		repo, err := s.store.Repo(ctx, store.RepoImage)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("cannot read the repository's state: %w", err)
+		}
+		if s.seen == repo.Version {
+			return nil
+		}
+		if repo, err = s.finish(ctx, repo); err != nil {
+			return err
+		}
+		c, err := s.view(ctx, repo)
+		if err != nil {
+			return err
+		}
+		after, err := s.store.Repo(ctx, store.RepoImage)
+		if err != nil {
+			return fmt.Errorf("cannot read the repository's state: %w", err)
+		}
+		if after.Version == repo.Version {
+			s.seen = repo.Version
+			s.catalog.Store(c)
+			return nil
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("cannot read the repository's state: %w", err)
+	return fmt.Errorf("cannot load the repository: %w", store.ErrConflict)
+}
+
+// retry runs a change on the current state, and again from the start when another replica was faster.
+func (s *Service) retry(ctx context.Context, change func() error) error {
+	var err error
+	for range attempts {
+		if err = s.follow(ctx); err != nil {
+			return err
+		}
+		if err = change(); !errors.Is(err, store.ErrConflict) {
+			return err
+		}
 	}
-	if s.Catalog() != nil && s.seen.Load() == repo.Version {
-		return nil
-	}
-	if err := s.finish(ctx, repo); err != nil {
-		return err
-	}
-	return s.reload(ctx)
+	return err
 }
 
 // Run issues timestamps and follows other replicas until the context ends.
@@ -111,6 +151,9 @@ type draft struct {
 	repo    store.Repo
 	objects []tufrepo.Object
 	docs    map[string]tufrepo.Doc // snapshot meta by role, versions as current
+	// policies has the policy of every delegated product. A role that is not delegated any more stays in the snapshot,
+	// or clients would see a rollback.
+	policies map[string]artifacts.Policy
 }
 
 // sign completes a draft: snapshot if anything below it changed or it ages, and always a new timestamp. It appends the
@@ -154,21 +197,33 @@ func (s *Service) publish(ctx context.Context, d *draft, change store.Change) er
 	if err := s.store.Commit(ctx, change); err != nil {
 		return fmt.Errorf("cannot commit the publication: %w", err)
 	}
-	repo, err := s.store.Repo(ctx, store.RepoImage)
-	if err != nil {
-		return fmt.Errorf("cannot read the repository's state: %w", err)
-	}
-	if err := s.finish(ctx, repo); err != nil {
-		return err
-	}
-	return s.reload(ctx)
+	return s.follow(ctx)
 }
 
-// finish copies what is pending to the artifact store and notes that it is done.
-func (s *Service) finish(ctx context.Context, repo store.Repo) error {
-	if len(repo.Pending) == 0 {
-		return nil
+// finish copies what is pending to the artifact store, notes that it is done, and returns the row as it is then.
+func (s *Service) finish(ctx context.Context, repo store.Repo) (store.Repo, error) {
+	for range attempts {
+		if len(repo.Pending) == 0 {
+			return repo, nil
+		}
+		failed := s.copyPending(ctx, repo)
+		lost := errors.Is(failed, store.ErrConflict) || errors.Is(failed, artifacts.ErrRevision) || errors.Is(failed, tufrepo.ErrRollback)
+		if failed != nil && !lost {
+			return store.Repo{}, failed
+		}
+		now, err := s.store.Repo(ctx, store.RepoImage)
+		if err != nil {
+			return store.Repo{}, fmt.Errorf("cannot read the repository's state: %w", err)
+		}
+		if errors.Is(failed, tufrepo.ErrRollback) && now.Version == repo.Version {
+			return store.Repo{}, failed // nobody went on: the store is ahead of the database
+		}
+		repo = now
 	}
+	return store.Repo{}, fmt.Errorf("cannot publish metadata: %w", store.ErrConflict)
+}
+
+func (s *Service) copyPending(ctx context.Context, repo store.Repo) error {
 	var objects []tufrepo.Object
 	for _, name := range repo.Pending {
 		if name == tufrepo.TimestampName {
@@ -189,33 +244,27 @@ func (s *Service) finish(ctx context.Context, repo store.Repo) error {
 		Expect: []store.Expect{{Table: store.Repos, Key: store.RepoImage, Version: repo.Version}},
 		Writes: []store.Write{store.PutRepo{Repo: done}},
 	})
-	if errors.Is(err, store.ErrConflict) {
-		return nil // somebody went on in the meantime; the store refuses to go back
-	}
 	if err != nil {
 		return fmt.Errorf("cannot note the publication: %w", err)
 	}
 	return nil
 }
 
-// begin starts a draft from the current state.
+// begin starts a draft from the state that the catalog shows. Its error is store.ErrConflict when the state has moved on.
 func (s *Service) begin(ctx context.Context) (*draft, error) {
 	repo, err := s.store.Repo(ctx, store.RepoImage)
 	if errors.Is(err, store.ErrNotFound) {
-		return &draft{repo: store.Repo{Name: store.RepoImage, Products: map[string]int64{}}, docs: map[string]tufrepo.Doc{}}, nil
-	}
-	if err != nil {
+		repo = store.Repo{Name: store.RepoImage}
+	} else if err != nil {
 		return nil, fmt.Errorf("cannot read the repository's state: %w", err)
 	}
-	if err := s.finish(ctx, repo); err != nil {
-		return nil, err
+	if repo.Version != s.seen {
+		return nil, fmt.Errorf("cannot begin a publication: %w", store.ErrConflict)
 	}
-	if len(repo.Pending) > 0 {
-		if repo, err = s.store.Repo(ctx, store.RepoImage); err != nil {
-			return nil, fmt.Errorf("cannot read the repository's state: %w", err)
-		}
+	d := &draft{repo: repo, docs: map[string]tufrepo.Doc{}, policies: map[string]artifacts.Policy{}}
+	for name, p := range s.Catalog().Products {
+		d.policies[name] = p.Policy
 	}
-	d := &draft{repo: repo, docs: map[string]tufrepo.Doc{}}
 	d.repo.Products = maps.Clone(repo.Products)
 	if d.repo.Products == nil {
 		d.repo.Products = map[string]int64{}

@@ -20,7 +20,8 @@ type Candidate struct {
 	Hold    bool
 }
 
-// Decision is what the device may have. An empty Release comes with the reasons.
+// Decision is what the device may have. Beside a Release, the reasons say why it is not a newer one; without one, why
+// there is none, and nothing fits and nothing is wrong when there are no reasons either.
 type Decision struct {
 	Release  string // product/version
 	Recovery bool
@@ -47,6 +48,9 @@ func Next(d fleet.Device, q *fleet.Quarantine, policy artifacts.Policy, candidat
 	default:
 		return refusal(reason.DeviceUnproven, "the device has not proven its boot state")
 	}
+	if d.Counter == nil {
+		return refusal(reason.CounterMissing, "the release counter is gone from the device's TPM: it could not refuse an older release")
+	}
 	return newest(d, policy, candidates)
 }
 
@@ -62,12 +66,10 @@ func newest(d fleet.Device, policy artifacts.Policy, candidates []Candidate) Dec
 		}
 		why, detail := unfit(d, policy, c)
 		if why == "" {
-			return Decision{Release: c.Name, Reasons: out.Reasons, Details: out.Details}
+			out.Release = c.Name
+			return out
 		}
 		out.add(why, detail)
-	}
-	if len(out.Reasons) == 0 && d.Proven != "" {
-		return Decision{}
 	}
 	return out
 }

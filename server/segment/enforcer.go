@@ -69,44 +69,47 @@ const ordersPerRound = 256
 
 // Round cuts what is not allowed any more and settles the open orders.
 func (e *Enforcer) Round(ctx context.Context) error {
-	if err := e.sweepStreams(ctx); err != nil {
-		return err
-	}
+	swept := e.sweepStreams(ctx)
 	orders, err := e.store.PendingOrders(ctx, appraise.PointDoor, ordersPerRound)
 	if err != nil {
-		return fmt.Errorf("cannot read the enforcement orders: %w", err)
+		return errors.Join(swept, fmt.Errorf("cannot read the enforcement orders: %w", err))
 	}
 	for _, o := range orders {
 		if err := e.settle(ctx, o); err != nil {
-			return err
+			return errors.Join(swept, err)
 		}
 	}
-	return nil
+	return swept
 }
 
 // sweepStreams re-authorises every open stream. A stream whose state cannot be read is left to its next range: the door
-// fails closed there, and an error of ours must not look like a refusal.
+// fails closed there, and an error of ours must not look like a refusal. It keeps no other stream from being cut.
 func (e *Enforcer) sweepStreams(ctx context.Context) error {
 	catalog := e.catalog()
 	verdicts := map[Grant]bool{}
+	var failed error
 	for _, g := range e.door.Streams() {
 		if _, seen := verdicts[g]; seen {
 			continue
 		}
 		ok, err := e.stillAllowed(ctx, catalog, g)
 		if err != nil {
-			return err
+			failed = errors.Join(failed, err)
+			continue
 		}
 		verdicts[g] = ok
 	}
 	if n := e.door.Cut(func(g Grant) bool { ok, seen := verdicts[g]; return ok || !seen }); n > 0 {
 		e.log.InfoContext(ctx, "cut open streams", "streams", n)
 	}
-	return nil
+	return failed
 }
 
 func (e *Enforcer) stillAllowed(ctx context.Context, catalog *repository.Catalog, g Grant) (bool, error) {
 	d, q, err := load(ctx, e.store, g.Device)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
 	if err != nil {
 		return false, err
 	}

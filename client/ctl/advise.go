@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net/http"
+
+	"github.com/cordon-ota/cordon/artifacts/tufrepo"
+	"github.com/cordon-ota/cordon/attestation"
+	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/attestation/eventlog"
+	"github.com/cordon-ota/cordon/attestation/identity"
+	"github.com/cordon-ota/cordon/attestation/reason"
+	"github.com/cordon-ota/cordon/client/api"
+	"github.com/cordon-ota/cordon/client/ctl/verify"
+	"github.com/cordon-ota/cordon/client/wire"
+)
+
+// Exit codes.
+const (
+	refused   = 1
+	usage     = 2
+	undecided = 3
+)
+
+// Errors that decide how the program ends.
+var (
+	errFailed        = errors.New("verification failed")
+	errUndecided     = errors.New("a part could not be checked")
+	errNoTrust       = errors.New("there is no trust bundle to verify against")
+	errDiffers       = errors.New("the verdict differs")
+	errUninitialised = errors.New("the server is not initialised")
+)
+
+// advice says for an error how the program ends and what to do next. The first that matches counts.
+var advice = [...]struct {
+	err  error
+	code int
+	hint string
+}{
+	{errFailed, refused, "do not rely on this report; get it again from the server, byte for byte, and ask its operators about the steps that failed"},
+	{errUndecided, undecided, "what could be checked is in order; the list above says what is missing"},
+	{errNoTrust, undecided, "give --trust FILE, the trust bundle that 'cordonctl provision' wrote, from a place that the server cannot write to"},
+	{errDiffers, refused, "the report's verdict does not follow from its Evidence; run 'cordonctl verify' for the whole report"},
+	{errUninitialised, undecided, "finish the ceremony first: cordon-sign root init, sign, apply"},
+	{errExists, refused, "choose another name, or give --force where the command has it"},
+	{errConfig, usage, "the keys are server, ca and token"},
+	{errUsage, usage, ""},
+	{verify.ErrFormat, refused, "give the file that 'cordonctl report --out' wrote, byte for byte"},
+	{wire.ErrTrust, usage, "give the file that 'cordonctl provision' wrote"},
+	{identity.ErrDeviceID, usage, "'cordonctl device list' shows the ids"},
+	{eventlog.ErrFormat, refused, "the firmware has to write a log with SHA-256 digests; look for TPM 2.0 in its setup"},
+	{eventlog.ErrMalformed, refused, "on Linux the log is /sys/kernel/security/tpm0/binary_bios_measurements"},
+	{eventlog.ErrTooLarge, refused, "on Linux the log is /sys/kernel/security/tpm0/binary_bios_measurements"},
+	{attestation.ErrUndecidable, undecided, "the stored Input is incomplete; run 'cordonctl verify' for the whole report"},
+	{context.Canceled, undecided, "run the same command again"},
+	{digest.ErrMalformed, usage, "give SHA-256 as 64 lower-case hex digits"},
+	{api.ErrCA, refused, "compare with the CA SHA-256 that cordond prints when it starts; if they differ, somebody else answers at this address"},
+	{api.ErrUnreachable, undecided, "check the address with 'curl -k URL/healthz' and that cordond is running"},
+	{api.ErrAnswer, undecided, "check that the address is the admin listener (port 8444) and that cordond is not older than cordonctl"},
+	{tufrepo.ErrSignature, refused, "the server shows roots that do not follow from each other; compare with the holders' copies"},
+	{fs.ErrNotExist, usage, "check the path"},
+	{fs.ErrPermission, usage, "check who may read or write the path"},
+}
+
+// advise returns the exit code and the next step for an error of a command.
+func advise(err error) (code int, hint string) {
+	for _, a := range advice {
+		if errors.Is(err, a.err) {
+			return a.code, a.hint
+		}
+	}
+	var problem *api.Error
+	if errors.As(err, &problem) {
+		return adviseProblem(problem)
+	}
+	return undecided, ""
+}
+
+func adviseProblem(p *api.Error) (int, string) {
+	code := refused
+	if p.Status >= 500 || p.Status == http.StatusTooManyRequests {
+		code = undecided
+	}
+	if p.Next != "" {
+		return code, p.Next
+	}
+	if row, ok := reason.Lookup(p.Reason); ok {
+		return code, row.Remedy
+	}
+	switch p.Status {
+	case http.StatusUnauthorized:
+		return code, "the token is unknown or has expired; ask an administrator for a new one: cordonctl person token"
+	case http.StatusForbidden:
+		return code, "your roles do not allow this; 'cordonctl person list' shows who may"
+	}
+	return code, ""
+}

@@ -1,0 +1,18 @@
+package client
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/cordon-ota/cordon/client/wire"
+)
+
+// RefusalOf opens the parser of problem documents to the fuzzer.
+func RefusalOf(status int, body []byte) ([]Refusal, error) {
+	return refusalOf("/", answer{status: status, body: body})
+}
+
+// NextPoll opens the parser of the header to the fuzzer.
+func NextPoll(value string) time.Duration {
+	return nextPoll(answer{header: http.Header{wire.HeaderNextPoll: {value}}})
+}

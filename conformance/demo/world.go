@@ -1,0 +1,189 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/conformance/parts"
+)
+
+// Names of the story.
+const (
+	product  = "gateway"
+	hardware = "board-a"
+	profile  = "softpc-v1"
+)
+
+// world is everything that the story has on its stage.
+type world struct {
+	opt       Options
+	dir       string
+	temporary bool
+	bin       string
+	out       io.Writer
+	summary   Summary
+
+	kernels  []parts.KernelImage
+	images   map[string]string // version -> UKI
+	postgres *parts.Postgres
+	server   server
+	relay    *relay // the network between devices and server
+	pin      digest.SHA256
+
+	a, b, stranger, reference *device
+	oldTimestamp              []byte // a timestamp that A verified long ago
+	oldPoll                   *recording
+}
+
+func (w *world) path(elements ...string) string {
+	return filepath.Join(append([]string{w.dir}, elements...)...)
+}
+
+// prepare builds the programs and the images, and makes folders, network and database. Nothing of cordon runs yet.
+func (w *world) prepare(ctx context.Context) error {
+	for _, dir := range []string{"home", "tmp"} {
+		if err := os.MkdirAll(w.path(dir), 0o700); err != nil {
+			return err
+		}
+	}
+	if err := w.build(ctx); err != nil {
+		return err
+	}
+	if err := w.buildImages(ctx); err != nil {
+		return err
+	}
+	var err error
+	if w.relay, err = newRelay(); err != nil {
+		return err
+	}
+	if err := w.trustTPMMaker(ctx); err != nil {
+		return err
+	}
+	database, err := w.database(ctx)
+	if err != nil {
+		return err
+	}
+	if err := w.configure("https://"+w.relay.address(), database); err != nil {
+		return err
+	}
+	w.relay.connectTo(w.server.devices)
+	return nil
+}
+
+func (w *world) build(ctx context.Context) error {
+	w.bin = w.opt.Bin
+	if w.bin != "" {
+		return nil
+	}
+	root, err := moduleDir(ctx)
+	if err != nil {
+		return err
+	}
+	w.bin = filepath.Join(root, ".build", "demo")
+	fmt.Fprintf(w.out, "Building cordond, cordon-sign, cordon-agent and cordonctl.\n")
+	return Build(ctx, w.bin)
+}
+
+// buildImages makes the images of all releases: two kernels as Debian ships them, a small initrd, and a command line.
+func (w *world) buildImages(ctx context.Context) error {
+	fmt.Fprintf(w.out, "Making unified kernel images out of two Debian kernels.\n")
+	var err error
+	if w.kernels, err = parts.Kernels(ctx, w.opt.Log); err != nil {
+		return err
+	}
+	w.images = map[string]string{}
+	for version, kernel := range map[string]parts.KernelImage{
+		recovery: w.kernels[0], "1.0": w.kernels[0], "1.1": w.kernels[1], "1.2": w.kernels[0],
+	} {
+		if w.images[version], err = parts.BuildUKI(ctx, parts.UKISpec{Version: version, Kernel: kernel}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// recovery is the version of the release that brings a quarantined device back; the devices leave the factory with it.
+const recovery = "0.9"
+
+// trustTPMMaker manufactures the first machine, on which the platform is measured later, and writes the certificates of
+// its TPM's maker for the server.
+func (w *world) trustTPMMaker(ctx context.Context) error {
+	reference, err := newDevice(ctx, w, "reference")
+	if err != nil {
+		return err
+	}
+	w.reference = reference
+	roots, intermediates, err := reference.machine.TPM().CARoots()
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(w.path("ek-roots.pem"), append(roots, intermediates...), 0o644)
+}
+
+// database returns the line of the configuration that names the database.
+func (w *world) database(ctx context.Context) (string, error) {
+	if !w.opt.Postgres {
+		return "", nil
+	}
+	var err error
+	if w.postgres, err = parts.StartPostgres(ctx, ""); err != nil {
+		return "", err
+	}
+	name, err := w.postgres.NewDatabase(ctx)
+	if err != nil {
+		return "", err
+	}
+	file := w.path("database.dsn")
+	if err := os.WriteFile(file, []byte(w.postgres.DSN(name)+"\n"), 0o600); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("database_file = %q\n", file), nil
+}
+
+// close ends everything, the last first.
+func (w *world) close() {
+	w.stopServer()
+	var errs []error
+	for _, d := range []*device{w.a, w.b, w.stranger, w.reference} {
+		if d != nil {
+			errs = append(errs, d.machine.Close())
+		}
+	}
+	if w.relay != nil {
+		w.relay.close()
+	}
+	if w.postgres != nil {
+		errs = append(errs, w.postgres.Stop())
+	}
+	if w.temporary {
+		errs = append(errs, os.RemoveAll(w.dir))
+	}
+	if err := errors.Join(errs...); err != nil {
+		fmt.Fprintf(w.opt.Log, "conformance: cannot clean up: %v\n", err)
+	}
+}
+
+// invite tells how to look around and waits for the end.
+func (w *world) invite(ctx context.Context) {
+	fmt.Fprintf(w.out, `
+Everything stays up until Ctrl-C.
+  admin API       %s   (CA %s, SHA-256 %s)
+  device API      https://%s
+  metrics         http://%s/metrics
+  tokens          %s
+  trust bundle    %s
+  devices         %s, %s
+  server's log    %s
+Look around, for example:
+  %s --server %s --ca-sha256 %s --token-file %s device list
+`,
+		w.adminURL(), w.path("cordon-data", "keys", "server-ca.crt"), w.pin, w.relay.address(), w.server.metrics,
+		w.path("*.token"), w.trustFile(), w.a.machine.Dir(), w.b.machine.Dir(), w.server.log,
+		filepath.Join(w.bin, "cordonctl"), w.adminURL(), w.pin, w.tokenFile("bob"))
+	<-ctx.Done()
+}

@@ -1,0 +1,70 @@
+// Command conformance shows and checks cordon from outside: it starts the real components and plays stories with them.
+//
+// It refuses to stand in for a part that is missing: it names the packages that bring it. Nobody trusts it in
+// production; it holds no keys but those it makes for one story.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cordon-ota/cordon/conformance/demo"
+)
+
+// Exit codes.
+const (
+	exitOK        = 0
+	exitFailed    = 1
+	exitUsage     = 2
+	exitUndecided = 3
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string) int {
+	root := &cobra.Command{
+		Use: "conformance", Short: "Show and check cordon with its real components", SilenceErrors: true, SilenceUsage: true,
+	}
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.AddCommand(demoCommand())
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, demo.ErrFailed):
+		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: the step that failed is in the table; run again with --keep to look around\n", err)
+		return exitFailed
+	case errors.Is(err, demo.ErrSetup), errors.Is(err, context.Canceled):
+		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: install what is named above and run the same command again\n", err)
+		return exitUndecided
+	}
+	fmt.Fprintf(os.Stderr, "conformance: %v\nhint: run conformance --help\n", err)
+	return exitUsage
+}
+
+func demoCommand() *cobra.Command {
+	opt := demo.Options{Out: os.Stdout, Log: os.Stderr}
+	c := &cobra.Command{
+		Use: "demo", Short: "Tell the whole story on this machine: ceremony, updates, an attack, a report", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := demo.Run(cmd.Context(), opt)
+			return err
+		},
+	}
+	c.Flags().BoolVar(&opt.Keep, "keep", false, "leave everything running for a look, until Ctrl-C")
+	c.Flags().StringVar(&opt.Dir, "dir", "", "work in `DIR`, which must be empty and is kept (default: a temporary folder)")
+	c.Flags().BoolVar(&opt.Postgres, "postgres", false, "keep the server's state in PostgreSQL instead of SQLite")
+	return c
+}

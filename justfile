@@ -1,0 +1,46 @@
+# Each recipe runs by hand on a fresh machine with Go and Node. What tests need besides (swtpm, PostgreSQL, ...) they
+# install themselves through conformance/parts, or they fail with the line that installs it.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+staticcheck := "v0.8.2"
+tools := env("XDG_CACHE_HOME", env("HOME") / ".cache") / "cordon" / ("staticcheck-" + staticcheck)
+
+# list the recipes
+default:
+    @{{ quote(just_executable()) }} --list
+
+# the whole story on one machine; ends by itself with exit 0 (--keep stays up for a look)
+demo *args:
+    @go run ./conformance demo {{ args }}
+
+# format, vet, staticcheck, layout and documents, pure packages; about a minute
+check:
+    @unformatted=$(git ls-files -z --cached --others --exclude-standard -- '*.go' | xargs -0 gofmt -l); \
+        if [ -n "$unformatted" ]; then printf 'not formatted: run gofmt -w on\n%s\n' "$unformatted" >&2; exit 1; fi
+    go vet ./...
+    @[ -x "{{ tools }}/staticcheck" ] || GOBIN="{{ tools }}" GOFLAGS= go install honnef.co/go/tools/cmd/staticcheck@{{ staticcheck }}
+    "{{ tools }}/staticcheck" ./...
+    go test ./conformance
+    go test ./attestation/... ./artifacts/... ./server/fleet/... ./server/rollout/...
+
+# everything, on real parts
+test:
+    go test -timeout 20m ./...
+
+# every fuzz target in turn, each for some seconds
+fuzz seconds="10":
+    @for package in $(go list ./...); do \
+        for target in $(go test -list '^Fuzz' "$package" | grep '^Fuzz' || true); do \
+            echo "$package $target"; \
+            go test -run '^$' -fuzz "^$target\$" -fuzztime '{{ seconds }}s' -fuzzminimizetime 10x "$package"; \
+        done; \
+    done
+
+# static binaries in .build/
+build:
+    mkdir -p .build
+    CGO_ENABLED=0 go build -buildvcs=auto -trimpath -ldflags "-s -w -X github.com/cordon-ota/cordon/server/app.version=$(git describe --always --dirty --tags)" -o .build/cordond ./server
+    CGO_ENABLED=0 go build -buildvcs=auto -trimpath -ldflags "-s -w" -o .build/cordon-sign ./signer
+    CGO_ENABLED=0 go build -buildvcs=auto -trimpath -ldflags "-s -w" -o .build/cordon-agent ./client/agent
+    CGO_ENABLED=0 go build -buildvcs=auto -trimpath -ldflags "-s -w" -o .build/cordonctl ./client/ctl
