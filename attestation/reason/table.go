@@ -69,7 +69,7 @@ var table = []Row{
 	{ComponentRevoked, Critical, Quarantine, "A component that the device booted has been withdrawn by the offline role", "Boot the recovery release."},
 	{Conflict, Info, Retry, "The state changed in between", "Read the current state and try again."},
 	{CounterMissing, Warning, Hold, "The device's monotonic release counter is gone from its TPM", "Re-activate the device so that the counter is anchored again."},
-	{DevicePending, Info, Retry, "The device's TPM is genuine but nobody has claimed it yet", "Add the device id to the inventory: cordonctl device approve ID --product P --hardware H."},
+	{DevicePending, Info, Retry, "The device's TPM is genuine but nobody has claimed it yet", "Add the device id to the inventory: cordonctl device approve ID --product P --hardware-id H --profile NAME."},
 	{DeviceQuarantined, Critical, Hold, "The device is in quarantine and may fetch the recovery release only", "Boot the recovery release, prove it, and let two people release the device."},
 	{DeviceRetired, Warning, Hold, "The device was retired", "Ask an operator; a retired device gets nothing."},
 	{DeviceUnknown, Info, Retry, "No device is enrolled with this key", "Enroll the device."},

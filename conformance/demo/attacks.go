@@ -342,11 +342,11 @@ func (d *device) expectRunning(ctx context.Context, release string) error {
 
 // stored is the file in the artifact store that holds an image.
 func (w *world) stored(image string) (string, error) {
-	b, err := os.ReadFile(image)
+	sum, err := fileDigest(image)
 	if err != nil {
 		return "", err
 	}
-	name, found := digest.Of(b).String(), ""
+	name, found := sum.String(), ""
 	err = filepath.WalkDir(w.path("cordon-data", "artifacts"), func(path string, e fs.DirEntry, err error) error {
 		if err == nil && e.Type().IsRegular() && strings.Contains(path, name) {
 			found = path
@@ -382,4 +382,9 @@ func flipByte(path string) error {
 		return err
 	}
 	return f.Sync()
+}
+
+func fileDigest(path string) (digest.SHA256, error) {
+	b, err := os.ReadFile(path)
+	return digest.Of(b), err
 }

@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/cordon-ota/cordon/conformance/parts"
@@ -74,7 +75,7 @@ func (w *world) play(ctx context.Context) error {
 func setStage(ctx context.Context, opt Options) (*world, error) {
 	need := packages
 	if opt.Postgres {
-		need = append(append([]string(nil), need...), "postgresql")
+		need = append(append([]string(nil), need...), "postgresql-15")
 	}
 	if err := announce(opt.Out, need); err != nil {
 		return nil, err
@@ -100,12 +101,12 @@ func announce(out io.Writer, need []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "This demo uses the packages %v.\n", need)
+	fmt.Fprintf(out, "This demo uses the packages %s. Two Debian kernels are downloaded once and not installed.\n", strings.Join(need, ", "))
 	if len(missing) == 0 {
 		fmt.Fprintln(out, "All of them are here; nothing is installed.")
 		return nil
 	}
-	fmt.Fprintf(out, "Going to be installed: %v\n  %s\n", missing, parts.InstallLine(missing...))
+	fmt.Fprintf(out, "Going to be installed: %s\n  %s\n", strings.Join(missing, ", "), parts.InstallLine(missing...))
 	return nil
 }
 

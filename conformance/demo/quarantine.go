@@ -56,17 +56,18 @@ func (w *world) tamper(ctx context.Context) (string, error) {
 
 // namedEvent checks that the finding names the event that is wrong, and that B is in quarantine for it.
 func (w *world) namedEvent(ctx context.Context) (string, error) {
-	bob, err := w.as("bob")
+	out, err := w.must(ctx, "cordonctl", w.by("bob", "why", w.b.id, "--json")...)
 	if err != nil {
 		return "", err
 	}
-	why, err := bob.Why(ctx, w.b.id)
-	if err != nil {
-		return "", err
+	var why api.Why
+	if err := json.Unmarshal([]byte(out), &why); err != nil {
+		return "", fmt.Errorf("cordonctl why printed %q: %w", out, err)
 	}
 	if why.Verdict == nil || len(why.Verdict.Findings) == 0 {
 		return "", errors.New("the server does not say why B was refused")
 	}
+	w.say("bob asks why, with cordonctl why:")
 	named := false
 	for _, f := range why.Verdict.Findings {
 		if f.Event == nil || f.PCR == nil {
@@ -118,11 +119,11 @@ func (w *world) recover(ctx context.Context) (string, error) {
 
 // door tries to fetch 1.1 with B's own key.
 func (w *world) door(ctx context.Context) error {
-	image, err := os.ReadFile(w.images["1.1"])
+	image, err := fileDigest(w.images["1.1"])
 	if err != nil {
 		return err
 	}
-	status, problem, err := w.b.fetch(ctx, digest.Of(image))
+	status, problem, err := w.b.fetch(ctx, image)
 	if err != nil {
 		return err
 	}
@@ -165,23 +166,26 @@ func (w *world) twoPersons(ctx context.Context) error {
 	}{
 		{"bob", "", true}, {"bob", reason.SamePerson, true}, {"carol", "", false},
 	} {
-		c, err := w.as(try.person)
+		r, err := w.run(ctx, "cordonctl", w.by(try.person, "device", "release", w.b.id)...)
 		if err != nil {
 			return err
 		}
-		d, err := c.ReleaseDevice(ctx, w.b.id)
 		if try.refuse != "" {
-			if err := expectRefusal(err, try.refuse); err != nil {
+			if err := r.says(1, string(try.refuse)); err != nil {
 				return err
 			}
 			w.ok("%s approves again: %s", try.person, try.refuse)
 			continue
 		}
+		if err := r.says(0, ""); err != nil {
+			return err
+		}
+		q, err := w.b.quarantineOf(ctx)
 		if err != nil {
 			return err
 		}
-		if (d.Quarantine != nil) != try.open {
-			return fmt.Errorf("after the approval of %s the quarantine should be open: %v, got %+v", try.person, try.open, d.Quarantine)
+		if (q != nil) != try.open {
+			return fmt.Errorf("after the approval of %s the quarantine should be open: %v, got %+v", try.person, try.open, q)
 		}
 		if try.open {
 			w.ok("%s approves: not enough", try.person)

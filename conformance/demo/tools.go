@@ -40,12 +40,9 @@ func Build(ctx context.Context, dir string) error {
 		return fmt.Errorf("cannot make the folder of the programs: %w", err)
 	}
 	for name, pkg := range programs {
-		if m, _ := filepath.Glob(filepath.Join(root, pkg, "*.go")); len(m) == 0 {
-			continue
-		}
 		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, name), "./"+pkg)
 		cmd.Dir = root
-		if out, err := cmd.CombinedOutput(); err != nil && name != "cordonctl" {
+		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("cannot build %s: %w\n%s", name, err, out)
 		}
 	}

@@ -1,5 +1,5 @@
 // Package parts starts and stops the real components that tests, the demo and the conformance machine run against:
-// software TPMs (swtpm), PostgreSQL, unified kernel images made of a Debian kernel and systemd-stub, and the soft
+// software TPMs (swtpm), PostgreSQL, an S3 server (versitygw), unified kernel images made of a Debian kernel and systemd-stub, and the soft
 // machine, which measures the real bytes of a slot into its TPM and into a TCG event log as a direct UKI boot does.
 //
 // It promises that every process it starts ends with the process that started it, also after a crash, that nothing it

@@ -68,6 +68,32 @@ func TestPostgres(t testing.TB) string {
 	return server.DSN(name)
 }
 
+// buildTimeout bounds the start of a part that may have to be compiled first.
+const buildTimeout = 30 * time.Minute
+
+// testS3 is the one S3 server of a test process. It stops, and its folder goes, when the process ends.
+var testS3 = sync.OnceValues(func() (*S3, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), buildTimeout)
+	defer cancel()
+	return StartS3(ctx, "")
+})
+
+// TestS3 returns an S3 server that all tests of the process share, and the name of an empty bucket of this test's own.
+func TestS3(t testing.TB) (server *S3, bucket string) {
+	t.Helper()
+	server, err := testS3()
+	if err != nil {
+		t.Fatalf("StartS3: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	bucket, err = server.NewBucket(ctx)
+	if err != nil {
+		t.Fatalf("NewBucket: %v", err)
+	}
+	return server, bucket
+}
+
 // TestKernels returns two different Debian kernels.
 func TestKernels(t testing.TB) []KernelImage {
 	t.Helper()

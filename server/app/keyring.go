@@ -104,23 +104,36 @@ func newP256() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256()
 func loadOrMake(path string, make func() (crypto.Signer, error)) (crypto.Signer, error) {
 	b, err := readSecret(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		key, err := make()
-		if err != nil {
-			return nil, fmt.Errorf("cannot make key %s: %w", filepath.Base(path), err)
-		}
-		der, err := x509.MarshalPKCS8PrivateKey(key)
-		if err != nil {
-			return nil, fmt.Errorf("cannot encode key %s: %w", filepath.Base(path), err)
-		}
-		err = writeNew(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+		key, err := makeKey(path, make)
 		if !errors.Is(err, fs.ErrExist) {
 			return key, err
 		}
 		b, err = readSecret(path) // another process made it just now
+		if err != nil {
+			return nil, err
+		}
+		return parseKey(path, b)
 	}
 	if err != nil {
 		return nil, err
 	}
+	return parseKey(path, b)
+}
+
+// makeKey writes a new key; fs.ErrExist when somebody else was first.
+func makeKey(path string, make func() (crypto.Signer, error)) (crypto.Signer, error) {
+	key, err := make()
+	if err != nil {
+		return nil, fmt.Errorf("cannot make key %s: %w", filepath.Base(path), err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode key %s: %w", filepath.Base(path), err)
+	}
+	return key, writeNew(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+func parseKey(path string, b []byte) (crypto.Signer, error) {
 	block, _ := pem.Decode(b)
 	if block == nil {
 		return nil, fmt.Errorf("key %s is not PEM", path)

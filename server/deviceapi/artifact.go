@@ -40,11 +40,11 @@ func (s *Server) artifact(c echo.Context) error {
 		return err
 	}
 	size, err := s.Blobs.Stat(ctx, sum)
-	if errors.Is(err, artifacts.ErrNotFound) || err == nil && size != grant.Length {
-		return problem.Busy(fmt.Errorf("artifact %s of %s is not in the store: %w", sum, grant.Release, err), time.Minute)
+	if err == nil && size != grant.Length {
+		err = artifacts.ErrLengthMismatch
 	}
 	if err != nil {
-		return problem.Busy(err, time.Minute)
+		return problem.Busy(fmt.Errorf("cannot serve %s of %s: %w", sum, grant.Release, err), time.Minute)
 	}
 	from, to, err := parseRange(c.Request().Header.Get("Range"), size)
 	if err != nil {

@@ -154,10 +154,10 @@ func (s *Service) loadRelease(ctx context.Context, row store.Release) (*Release,
 	for component, sum := range row.Reference {
 		data, err := s.readBlob(ctx, sum, reference.MaxBytes)
 		if err != nil {
-			return nil, fmt.Errorf("Reference Values of %s: %w", component, err)
+			return nil, fmt.Errorf("values of %s: %w", component, err)
 		}
 		if r.Values[component], err = reference.Decode(data); err != nil {
-			return nil, fmt.Errorf("Reference Values of %s: %w", component, err)
+			return nil, fmt.Errorf("values of %s: %w", component, err)
 		}
 	}
 	return r, nil

@@ -20,7 +20,8 @@ import (
 func wantOffer(t *testing.T, w *repositorytest.World, want string) {
 	t.Helper()
 	product := w.Service.Catalog().Products["lamp"]
-	device := fleet.Device{Lifecycle: fleet.Active, Standing: fleet.Affirmed, Product: "lamp", HardwareID: repositorytest.Hardware, Tier: 5}
+	counter := uint64(1)
+	device := fleet.Device{Counter: &counter, Lifecycle: fleet.Active, Standing: fleet.Affirmed, Product: "lamp", HardwareID: repositorytest.Hardware, Tier: 5}
 	if got := rollout.Next(device, nil, product.Policy, product.Candidates()); got.Release != want {
 		t.Errorf("offer: got %q %v, want %q", got.Release, got.Details, want)
 	}

@@ -444,7 +444,7 @@ func TestPolicyFileCannotLoseWhatWasDecided(t *testing.T) {
 
 func TestNamesCannotWriteToTheTerminal(t *testing.T) {
 	t.Parallel()
-	d, path, _, _ := begin(t)
+	_, path, _, _ := begin(t)
 	edit(t, filepath.Join(path, "ceremony.json"), `"alice"`, `"\u001b[2Jbob"`)
 	d, err := ceremony.Open(path)
 	if err != nil {

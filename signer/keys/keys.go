@@ -1,7 +1,9 @@
-// Key files: Ed25519 for the holders of the offline roles, ECDSA P-256 for publishers, PKCS#8 in PEM. A private key is never
-// overwritten and never written where others can read it, and a file that others can read is refused. The files are not
-// encrypted: the standard library has no encrypted PKCS#8, so keep them on an encrypted or removable volume.
-
+// Package keys keeps and uses the keys of people and publishers: Ed25519 for the holders of the offline roles, ECDSA
+// P-256 for publishers, PKCS#8 in PEM files. It never overwrites a private key, never writes one where others can read
+// it, and refuses a file that others can read. The files are not encrypted: the standard library has no encrypted
+// PKCS#8, so keep them on an encrypted or removable volume.
+//
+// Trusted: whoever reads a holder's key is that holder; whoever reads a publisher's key publishes as that publisher.
 package keys
 
 import (

@@ -203,14 +203,30 @@ func (v *verification) policyOf(p api.Appraisal) (product string, errs []error) 
 	if !ok {
 		return "", v.missing("policy", p, p.PolicySHA256)
 	}
-	required := policy.RequiredPCRs
-	if len(required) == 0 {
-		required = attestation.DefaultRequiredPCRs[:]
-	}
-	if !slices.Equal(required, p.Input.Policy.RequiredPCRs) || policy.SecureBoot != p.Input.Policy.SecureBoot {
+	if !v.required(policy, p.Input.Policy.RequiredPCRs) || policy.SecureBoot != p.Input.Policy.SecureBoot {
 		errs = append(errs, fmt.Errorf("it was held against other PCRs or another Secure Boot rule than policy %s asks for", p.PolicySHA256))
 	}
 	return policy.Product, append(errs, v.revoked(policy, p)...)
+}
+
+// leastPCRs are part of every default list of required PCRs that a build ever had.
+var leastPCRs = [...]int{0, 1, 2, 3, 4, 5, 6, 7, 9, 11, 12}
+
+// required checks the PCRs that a quote had to cover. A policy that names none takes the default of the verifier's build,
+// which may be older or newer than this one.
+func (v *verification) required(policy signedPolicy, got []int) bool {
+	if len(policy.RequiredPCRs) > 0 {
+		return slices.Equal(policy.RequiredPCRs, got)
+	}
+	for _, pcr := range leastPCRs {
+		if !slices.Contains(got, pcr) {
+			return false
+		}
+	}
+	if !slices.Equal(got, attestation.DefaultRequiredPCRs[:]) {
+		v.believe("the list of PCRs that product %s left to the verifier's build: it was %d then, this build has %d", policy.Product, got, attestation.DefaultRequiredPCRs)
+	}
+	return true
 }
 
 // settled is how long after a publication every replica of the server knows it.

@@ -163,6 +163,9 @@ func (v *verification) run(doc []byte) {
 	}
 	v.count()
 	v.signed = true
+	if r.Server != v.trust.Server {
+		v.believe("the server's address: the report names %s, the trust bundle %s", r.Server, v.trust.Server)
+	}
 	v.metadata()
 	if v.failed(StepMetadata) {
 		v.laterSteps(false)

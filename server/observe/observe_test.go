@@ -1,0 +1,61 @@
+package observe_test
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/cordon-ota/cordon/server/observe"
+)
+
+func TestLoggerTakesLevelAndFormat(t *testing.T) {
+	t.Parallel()
+	for format, want := range map[string]string{"json": `"msg":"hello"`, "text": "msg=hello"} {
+		var b bytes.Buffer
+		log, err := observe.NewLogger(&b, "warn", format)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.Info("hidden")
+		log.Warn("hello")
+		if got := b.String(); !strings.Contains(got, want) || strings.Contains(got, "hidden") {
+			t.Errorf("%s: got %s", format, got)
+		}
+	}
+	if _, err := observe.NewLogger(&bytes.Buffer{}, "loud", "text"); err == nil {
+		t.Error("an unknown level was taken")
+	}
+}
+
+// A device id would make one time series per device, and tell the monitoring who is out there.
+func TestNoMetricIsLabelledByDevice(t *testing.T) {
+	t.Parallel()
+	m := observe.NewMetrics(func() float64 { return 42 })
+	m.Requests.WithLabelValues("devices", "/device/v1/poll", "2xx").Inc()
+	m.Refusals.WithLabelValues("internal").Inc()
+	m.Seconds.WithLabelValues("devices", "/device/v1/poll").Observe(1)
+	families, err := m.Registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := 0
+	for _, f := range families {
+		if !strings.HasPrefix(f.GetName(), "cordon_") {
+			continue
+		}
+		ours++
+		for _, metric := range f.GetMetric() {
+			for _, l := range metric.GetLabel() {
+				if name := l.GetName(); name != "listener" && name != "route" && name != "status" && name != "reason" {
+					t.Errorf("%s has the label %s", f.GetName(), name)
+				}
+			}
+		}
+		if f.GetName() == "cordon_timestamp_age_seconds" && f.GetMetric()[0].GetGauge().GetValue() != 42 {
+			t.Error("the age of the timestamp is not that of the repository")
+		}
+	}
+	if ours != 5 {
+		t.Errorf("got %d metrics of ours, want 5", ours)
+	}
+}
