@@ -97,3 +97,15 @@ func CheckImage(s Statement, component string, length int64, sum digest.SHA256) 
 	}
 	return nil
 }
+
+// CheckComplete holds the components that are to be installed together against the release: every component that is made
+// for this hardware must be among names. A part of a release is a state that nobody built and nobody tested.
+func CheckComplete(r Release, hardware string, names []string) []Refusal {
+	var out []Refusal
+	for _, c := range r.Components {
+		if slices.Contains(c.HardwareIDs, hardware) && !slices.Contains(names, c.Name) {
+			out = append(out, refuse(reason.MetadataInvalid, "component %q of %s is left out; the components of a release are installed together", c.Name, ReleaseName(r.Product, r.Version)))
+		}
+	}
+	return out
+}

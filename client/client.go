@@ -59,6 +59,9 @@ type Config struct {
 	// HardwareID is what releases must be made for. Optional: the server tells it at enrollment; set it in the measured
 	// image so that not even the server can lie about it.
 	HardwareID string
+	// Product is what releases must be of. Optional: without it the server chooses the product; set it in the measured
+	// image so that a server that lies cannot have the publishers of another product fill this device.
+	Product string
 	// Token is a one-time enrollment token. Optional.
 	Token string
 	// Reboot restarts the system after an update was staged. It may return before the restart, or never. Optional:
@@ -90,6 +93,7 @@ type Client struct {
 	state   state
 	trust   *trust      // verified metadata
 	fresh   challenge   // the last challenge that the server gave, for the next poll
+	anchor  *uint64     // base of the release counter as the TPM remembers it; nil before the first enrollment
 	proven  *staged     // the trial that was proven in this boot, until it is committed
 	running []bootState // what runs, read once per boot
 }
@@ -110,6 +114,11 @@ func New(cfg Config) (*Client, error) {
 	if cfg.HardwareID != "" {
 		if err := artifacts.ValidName(cfg.HardwareID); err != nil {
 			return nil, fmt.Errorf("%w: hardware id: %w", ErrConfig, err)
+		}
+	}
+	if cfg.Product != "" {
+		if err := artifacts.ValidName(cfg.Product); err != nil {
+			return nil, fmt.Errorf("%w: product: %w", ErrConfig, err)
 		}
 	}
 	u, err := url.Parse(cfg.Trust.Server)
@@ -135,6 +144,13 @@ func New(cfg Config) (*Client, error) {
 	}
 	if c.dialer, err = newDialer(c); err != nil {
 		return nil, err
+	}
+	base, ok, err := cfg.TPM.CounterBase()
+	if err != nil {
+		return nil, err
+	}
+	if ok {
+		c.anchor = &base
 	}
 	return c, nil
 }

@@ -73,10 +73,10 @@ func (c *Client) ensureCounter() error {
 	if _, err := c.cfg.TPM.Counter(); !errors.Is(err, tpm.ErrNoCounter) {
 		return err
 	}
-	if c.state.Base != nil {
+	if c.agreedBase() != nil {
 		c.event(reason.CounterMissing, "the release counter was gone from the TPM and is made anew")
 	}
-	c.state.CounterNew = true
+	c.state.CounterNew, c.anchor = true, nil // EnsureCounter forgets the base of the lost counter
 	c.save()
 	_, err := c.cfg.TPM.EnsureCounter()
 	return err
@@ -159,7 +159,15 @@ func (c *Client) enrolled(done wire.ActivateAnswer) (Enrollment, error) {
 	if err := c.checkBase(done.CounterBase); err != nil {
 		return Enrollment{}, err
 	}
-	c.state.Base, c.state.Enrolled, c.state.Lifecycle = &done.CounterBase, true, done.Lifecycle
+	base, err := c.cfg.TPM.AnchorBase(done.CounterBase)
+	if err != nil {
+		return Enrollment{}, err
+	}
+	if base != done.CounterBase {
+		c.event(reason.Reason(""), "the server told a lower base of the release counter than at the first enrollment; the first one stays")
+	}
+	c.anchor = &base
+	c.state.Base, c.state.Enrolled, c.state.Lifecycle = &base, true, done.Lifecycle
 	c.state.CounterNew = false
 	if done.HardwareID != "" && artifacts.ValidName(done.HardwareID) == nil {
 		c.state.HardwareID = done.HardwareID
@@ -181,7 +189,9 @@ var errBase = errors.New("the server raised the base of the release counter, whi
 // counter's value smaller, and releases below it installable again. Only a counter that had to be made anew, after
 // TPM2_Clear, gets a new base.
 func (c *Client) checkBase(base uint64) error {
-	if c.state.CounterNew || c.state.Base == nil || base <= *c.state.Base {
+	agreed := c.agreedBase()
+	fresh := c.anchor == nil && c.state.CounterNew
+	if fresh || agreed == nil || base <= *agreed {
 		return nil
 	}
 	c.event(reason.DowngradeRefused, errBase.Error())

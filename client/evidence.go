@@ -130,10 +130,18 @@ func (c *Client) known() []wire.Installed {
 // than that. A lower base makes the counter's value larger and only refuses more. known is false before either.
 func (c *Client) base() (base uint64, known bool) {
 	base, known = c.trust.director.CounterBase()
-	if agreed := c.state.Base; agreed != nil && (!known || base > *agreed) {
+	if agreed := c.agreedBase(); agreed != nil && (!known || base > *agreed) {
 		return *agreed, true
 	}
 	return base, known
+}
+
+// agreedBase is the base that enrollment agreed on: the TPM's word, and the state's only where the TPM has none.
+func (c *Client) agreedBase() *uint64 {
+	if c.anchor != nil {
+		return c.anchor
+	}
+	return c.state.Base
 }
 
 // counterValue is what claims say; nothing is decided on it.

@@ -175,8 +175,12 @@ func (c *Client) Commit(ctx context.Context) ([]Refusal, error) {
 // errNoBase is cured by the next poll, which brings director metadata.
 var errNoBase = errors.New("cannot raise release counter: its base is not known")
 
-// raiseCounter brings the TPM's counter to the release's. A recovery release may be below it; the counter stays then.
+// raiseCounter brings the TPM's counter to the release's. A recovery release leaves it alone, as it does in the fleet: a
+// device that recovered must be able to take the ordinary release it had before.
 func (c *Client) raiseCounter(release artifacts.Release) error {
+	if release.Recovery {
+		return nil
+	}
 	index, err := c.cfg.TPM.Counter()
 	if err != nil {
 		return err
@@ -238,7 +242,7 @@ func (t *conversation) verifyAgain(ctx context.Context, j journal) (*artifacts.R
 			return nil, err
 		}
 		if len(refusals) == 0 {
-			return &r, nil
+			return t.allowedTrial(policy, r, j)
 		}
 		if err := t.client.store.remove(fileBundle); err != nil { // somebody changed it
 			return nil, err
@@ -252,6 +256,38 @@ func (t *conversation) verifyAgain(ctx context.Context, j journal) (*artifacts.R
 	r, refusals, err := signedRelease(bundle, policy, root, j)
 	if err != nil || !t.none(refusals) {
 		return nil, err
+	}
+	return t.allowedTrial(policy, r, j)
+}
+
+// allowedTrial asks of a trial what was asked before it was installed: somebody may have written slot and journal since.
+func (t *conversation) allowedTrial(policy artifacts.Policy, r artifacts.Release, j journal) (*artifacts.Release, error) {
+	c := t.client
+	before := len(t.result.Refusals)
+	hardware := c.hardwareID()
+	var names []string
+	for _, p := range j.Parts {
+		names = append(names, p.Component)
+		component, _ := r.Component(p.Component) // signedRelease found it
+		if component.Installer != p.Installer || !slices.Contains(component.HardwareIDs, hardware) {
+			t.refuse(reason.HardwareIncompatible, "the trial has %s by installer %q on %q, the release is for %q on %q", p.Component, p.Installer, hardware, component.Installer, component.HardwareIDs)
+		}
+	}
+	t.checkProduct(r.Product)
+	t.none(artifacts.CheckComplete(r, hardware, names))
+	index, err := c.cfg.TPM.Counter()
+	if err != nil {
+		return nil, err
+	}
+	base, known := c.base()
+	if !known {
+		return nil, errNoBase
+	}
+	if index >= base && r.Counter < index-base && !recovers(policy, r) {
+		t.refuse(reason.DowngradeRefused, "release counter %d of the trial is below the device's %d", r.Counter, index-base)
+	}
+	if len(t.result.Refusals) > before {
+		return nil, nil
 	}
 	return &r, nil
 }

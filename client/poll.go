@@ -332,10 +332,11 @@ func (c *Client) checkDirectorBase() error {
 	if !ok {
 		return nil
 	}
-	if c.state.Base == nil {
-		c.state.Base = &base
+	agreed := c.agreedBase()
+	if agreed == nil {
+		c.state.Base, agreed = &base, &base
 	}
-	if base > *c.state.Base {
+	if base > *agreed {
 		return errBase
 	}
 	return nil

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -111,13 +112,22 @@ func (t *conversation) verifyRelease(ctx context.Context, targets []tufrepo.Dire
 		return nil, err
 	}
 	u := &Update{client: c, Product: product, Version: version}
+	var signed []byte
 	for _, target := range targets {
 		statement, bundle, ok, err := t.verifyTarget(ctx, target, policy, root)
 		if err != nil || !ok {
 			return nil, err
 		}
+		payload, err := statement.Encode()
+		if err != nil {
+			return nil, fmt.Errorf("cannot compare the statements of %s: %w", target.Path, err)
+		}
 		if u.parts == nil {
-			u.release, u.bundle = statement.Predicate, bundle
+			u.release, u.bundle, signed = statement.Predicate, bundle, payload
+		}
+		if !bytes.Equal(payload, signed) { // two builds of one version: what is checked of one would not hold for the other
+			t.refuse(reason.StatementMismatch, "%s and %s carry different statements of one release", u.parts[0].path, target.Path)
+			return nil, nil
 		}
 		if artifacts.ReleaseName(statement.Predicate.Product, statement.Predicate.Version) != artifacts.ReleaseName(product, version) {
 			t.refuse(reason.StatementMismatch, "%s is signed as another release", target.Path)
@@ -245,6 +255,8 @@ func (t *conversation) allowed(policy artifacts.Policy, u *Update) bool {
 	before := len(t.result.Refusals)
 	t.none(artifacts.CheckRelease(policy, u.release))
 	hardware := c.hardwareID()
+	t.checkProduct(u.Product)
+	t.none(artifacts.CheckComplete(u.release, hardware, u.components()))
 	used := map[string]string{}
 	for _, p := range u.parts {
 		if !slices.Contains(p.component.HardwareIDs, hardware) {
@@ -260,6 +272,22 @@ func (t *conversation) allowed(policy artifacts.Policy, u *Update) bool {
 	}
 	t.checkCounter(policy, u)
 	return len(t.result.Refusals) == before
+}
+
+func (u *Update) components() []string {
+	var out []string
+	for _, p := range u.parts {
+		out = append(out, p.component.Name)
+	}
+	return out
+}
+
+// checkProduct keeps a device with its product, where its measured image says which that is: otherwise whoever controls
+// the director could choose the product whose publishers are the easiest to rob.
+func (t *conversation) checkProduct(product string) {
+	if own := t.client.cfg.Product; own != "" && own != product {
+		t.refuse(reason.HardwareIncompatible, "the release is of product %q, this device is of %q", product, own)
+	}
 }
 
 func (c *Client) hardwareID() string {
@@ -288,11 +316,8 @@ func (t *conversation) checkCounter(policy artifacts.Policy, u *Update) {
 		return
 	}
 	value := index - base
-	recovery := u.release.Recovery && !slices.ContainsFunc(u.release.Components, func(a artifacts.Component) bool {
-		return !slices.Contains(policy.Recovery, a.SHA256)
-	})
 	switch {
-	case recovery:
+	case recovers(policy, u.release):
 	case u.release.Counter < value:
 		t.refuse(reason.DowngradeRefused, "release counter %d is below the device's %d", u.release.Counter, value)
 	case u.release.Counter-value > tpm.MaxCounterSteps:
@@ -300,4 +325,11 @@ func (t *conversation) checkCounter(policy artifacts.Policy, u *Update) {
 	case u.release.Requires > value:
 		t.refuse(reason.IntermediateRequired, "the release requires counter %d, the device is at %d", u.release.Requires, value)
 	}
+}
+
+// recovers reports whether the offline policy lists all of a release for recovery.
+func recovers(policy artifacts.Policy, r artifacts.Release) bool {
+	return r.Recovery && !slices.ContainsFunc(r.Components, func(a artifacts.Component) bool {
+		return !slices.Contains(policy.Recovery, a.SHA256)
+	})
 }

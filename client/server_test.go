@@ -58,6 +58,7 @@ type server struct {
 
 	onAnswer func(*wire.PollAnswer)                                 // spoils an answer
 	onPoll   func(w http.ResponseWriter, r *http.Request) bool      // replaces an answer; true: done
+	onBase   func(uint64) uint64                                    // what enrollment says that the base is
 	onLost   func(body []byte) bool                                 // true: the answer was made but is lost
 	onImage  func(w http.ResponseWriter, r *http.Request, b []byte) // sends artifact bytes
 }
@@ -205,6 +206,9 @@ func (s *server) activate(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.base = claims.Counter.Index
+	if s.onBase != nil {
+		s.base = s.onBase(s.base)
+	}
 	s.reply(w, wire.ActivateAnswer{Device: s.device, Lifecycle: "active", CounterBase: s.base, HardwareID: hardware})
 }
 

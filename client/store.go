@@ -77,6 +77,11 @@ func openStore(dir string) (store, error) {
 		return store{}, fmt.Errorf("cannot use state directory: %w", err)
 	}
 	for _, d := range []string{abs, filepath.Join(abs, dirImage), filepath.Join(abs, dirDirector)} {
+		if info, err := os.Lstat(d); err == nil && d != abs && !info.IsDir() { // a link would lead our writes elsewhere
+			if err := os.Remove(d); err != nil {
+				return store{}, fmt.Errorf("cannot use state directory: %w", err)
+			}
+		}
 		if err := os.MkdirAll(d, stateDir); err != nil {
 			return store{}, fmt.Errorf("cannot use state directory: %w", err)
 		}

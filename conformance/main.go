@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cordon-ota/cordon/conformance/demo"
+	"github.com/cordon-ota/cordon/conformance/parts"
 )
 
 // Exit codes.
@@ -46,8 +47,11 @@ func run(ctx context.Context, args []string) int {
 	case errors.Is(err, demo.ErrFailed):
 		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: the step that failed is in the table; run again with --keep to look around\n", err)
 		return exitFailed
-	case errors.Is(err, demo.ErrSetup), errors.Is(err, context.Canceled):
+	case errors.Is(err, parts.ErrMissing):
 		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: install what is named above and run the same command again\n", err)
+		return exitUndecided
+	case errors.Is(err, demo.ErrSetup), errors.Is(err, context.Canceled):
+		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: nothing was judged yet; correct what the message names and run the same command again\n", err)
 		return exitUndecided
 	}
 	fmt.Fprintf(os.Stderr, "conformance: %v\nhint: run conformance --help\n", err)

@@ -17,7 +17,7 @@ import (
 
 // Codes that say "not now", whatever the status is: CompleteMultipartUpload answers 200 first and its error later.
 var retryCodes = []string{"InternalError", "SlowDown", "SlowDownRead", "SlowDownWrite", "ServiceUnavailable", "RequestTimeout", "Throttling",
-	"RequestLimitExceeded", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", minio.OperationAborted, conflictCode}
+	"RequestLimitExceeded", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "OperationAborted", conflictCode}
 
 // conflictCode: another conditional write of the same key was under way.
 const conflictCode = "ConditionalRequestConflict"
@@ -87,21 +87,23 @@ var errAnswer = errors.New("the server's answer is not what S3 prescribes")
 // artifacts.ErrUnavailable, for the caller who did not expect this very code.
 func (s *Store) explain(verb string, err error) error {
 	r, _ := errors.AsType[minio.ErrorResponse](err)
-	switch r.Code {
-	case minio.NoSuchKey:
+	switch {
+	case r.Code == minio.NoSuchKey:
 		return fmt.Errorf("cannot %s: %w (%w)", verb, artifacts.ErrNotFound, err)
-	case minio.NoSuchBucket:
+	case r.Code == minio.NoSuchBucket:
 		return fmt.Errorf("%w: cannot %s: %w: make bucket %q on %s, or correct its name in the configuration (%w)",
 			artifacts.ErrUnavailable, verb, ErrBucket, s.bucket, s.core.EndpointURL().Host, err)
-	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken":
-		return fmt.Errorf("%w: cannot %s: %w (%s): check the files with the access key and the secret key (%w)", artifacts.ErrUnavailable, verb, ErrCredentials, r.Code, err)
-	case minio.AccessDenied:
+	case r.Code == minio.AccessDenied:
 		return fmt.Errorf("%w: cannot %s: %w: it must be allowed to list bucket %q and to read, write and delete below %q (%w)",
 			artifacts.ErrUnavailable, verb, ErrCredentials, s.bucket, s.prefix, err)
-	case "RequestTimeTooSkewed":
+	case r.Code == "RequestTimeTooSkewed":
 		return fmt.Errorf("%w: cannot %s: the clocks of this machine and of the S3 server differ too much (%w)", artifacts.ErrUnavailable, verb, err)
-	case "AuthorizationHeaderMalformed", "InvalidRegion":
+	case r.Code == "AuthorizationHeaderMalformed" || r.Code == minio.InvalidRegion:
 		return fmt.Errorf("%w: cannot %s: set the region of the bucket in the configuration (%w)", artifacts.ErrUnavailable, verb, err)
+	case r.StatusCode == http.StatusForbidden || r.StatusCode == http.StatusUnauthorized || r.Code == "XAdminUserNotFound":
+		// InvalidAccessKeyId, SignatureDoesNotMatch, ExpiredToken and what other servers call them; versitygw answers an
+		// unknown access key with a 404 and a code of its own.
+		return fmt.Errorf("%w: cannot %s: %w (%s): check the files with the access key and the secret key (%w)", artifacts.ErrUnavailable, verb, ErrCredentials, r.Code, err)
 	}
 	if _, untrusted := errors.AsType[*tls.CertificateVerificationError](err); untrusted {
 		return fmt.Errorf("%w: cannot %s: the certificate of the S3 server is not trusted: name the file with its CA in the configuration (%w)", artifacts.ErrUnavailable, verb, err)

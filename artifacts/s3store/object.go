@@ -52,7 +52,7 @@ func (s *Store) getOnce(ctx context.Context, key string, limit int64) ([]byte, s
 	}
 	defer body.Close()
 	if info.Size > limit {
-		return nil, "", fmt.Errorf("%w: %q has %d bytes, at most %d are expected", errAnswer, key, info.Size, limit)
+		return nil, "", fmt.Errorf("%w: %q has %d of them, at most %d are expected", errDamaged, key, info.Size, limit)
 	}
 	// With a length announced, a body that ends early is io.ErrUnexpectedEOF.
 	data, err := io.ReadAll(io.LimitReader(body, limit+1))

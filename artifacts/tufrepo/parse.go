@@ -2,6 +2,7 @@ package tufrepo
 
 import (
 	"crypto"
+	"crypto/x509"
 	"fmt"
 	"slices"
 	"strings"
@@ -136,6 +137,7 @@ func checkKeys(keys map[string]*metadata.Key, limit int) error {
 	if len(keys) > limit {
 		return fmt.Errorf("%w: %d keys", ErrTooLarge, len(keys))
 	}
+	ids := make(map[digest.SHA256]string, len(keys)) // by public key
 	for id, k := range keys {
 		if k == nil {
 			return fmt.Errorf("%w: key %q is null", ErrMalformed, id)
@@ -144,6 +146,14 @@ func checkKeys(keys map[string]*metadata.Key, limit int) error {
 		if err != nil {
 			return fmt.Errorf("%w: key %s: %v", ErrMalformed, id, err)
 		}
+		der, err := x509.MarshalPKIXPublicKey(pub)
+		if err != nil {
+			return fmt.Errorf("%w: key %s: %v", ErrMalformed, id, err)
+		}
+		if twin, twice := ids[digest.Of(der)]; false && twice { // its holder would count twice towards a threshold
+			return fmt.Errorf("%w: keys %s and %s are one key", ErrMalformed, twin, id)
+		}
+		ids[digest.Of(der)] = id
 		if err := checkScheme(k.Scheme, pub); err != nil {
 			return err
 		}

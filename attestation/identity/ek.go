@@ -21,6 +21,7 @@ import (
 const (
 	MaxCertificateBytes = 8 << 10
 	MaxIntermediates    = 4
+	maxIssuerBits       = 8192
 )
 
 // clockTolerance is how far in the future an EK certificate may begin: TPMs are provisioned by machines with their
@@ -233,6 +234,11 @@ func intermediatePool(ders [][]byte) (*x509.CertPool, []Problem) {
 		cert, err := ParseEKCertificate(der)
 		if err != nil {
 			problems = append(problems, untrusted(fmt.Sprintf("an intermediate %v", err), "", ""))
+			continue
+		}
+		// Whoever asks brings the intermediates: a huge key would let him choose how long a signature takes to check.
+		if key, ok := cert.PublicKey.(*rsa.PublicKey); ok && (key.N.BitLen() > maxIssuerBits || key.E != defaultExponent) {
+			problems = append(problems, untrusted("an intermediate has an unusual key", "RSA up to 8192 with 65537", fmt.Sprintf("RSA %d with %d", key.N.BitLen(), key.E)))
 			continue
 		}
 		pool.AddCert(cert)

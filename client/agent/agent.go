@@ -103,7 +103,7 @@ func (o *options) readTrust() (wire.Trust, error) {
 // client makes the client that the flags describe.
 func (o *options) client(trust wire.Trust, device *tpm.TPM, state string) (*client.Client, error) {
 	cfg := client.Config{
-		Trust: trust, TPM: device, StateDir: state, HardwareID: o.hardware, EventLog: o.readEventLog,
+		Trust: trust, TPM: device, StateDir: state, HardwareID: o.hardware, Product: o.product, EventLog: o.readEventLog,
 		Logger: slog.New(slog.NewTextHandler(o.err, nil)),
 	}
 	for _, spec := range o.installers {

@@ -42,10 +42,10 @@ var errRefused = errors.New("refused")
 
 // options are the flags that the commands share.
 type options struct {
-	trust, tpm, state, eventLog, reboot, hardware, token string
-	installers                                           []string
-	once, json                                           bool
-	out, err                                             io.Writer
+	trust, tpm, state, eventLog, reboot, hardware, product, token string
+	installers                                                    []string
+	once, json                                                    bool
+	out, err                                                      io.Writer
 }
 
 // run executes one command line and returns its exit code.
@@ -91,6 +91,7 @@ func newRoot(o *options) *cobra.Command {
 	f.StringArrayVar(&o.installers, "installer", nil, "where images go: ab:DIR; may be repeated")
 	f.StringVar(&o.reboot, "reboot", "", "shell command that restarts into a staged release")
 	f.StringVar(&o.hardware, "hardware-id", "", "what releases must be made for (default: what the server tells at enrollment)")
+	f.StringVar(&o.product, "product", "", "what releases must be of (default: what the server offers); set it in the measured image")
 	f.StringVar(&o.token, "token", "", "file with a one-time enrollment token")
 	f.BoolVar(&o.json, "json", false, "print JSON")
 	root.Flags().BoolVar(&o.once, "once", false, "do what is due now and exit")

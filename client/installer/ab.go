@@ -51,7 +51,7 @@ func (ab *AB) Prepare(ctx context.Context, image Image) (Slot, error) {
 	if err := ab.remove("next"); err != nil {
 		return nil, fmt.Errorf("cannot prepare slot: %w", err)
 	}
-	f, err := os.OpenFile(ab.image(slot), os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := ab.open(slot)
 	if err != nil {
 		return nil, fmt.Errorf("cannot prepare slot: %w", err)
 	}
@@ -64,7 +64,7 @@ func (ab *AB) Activate(ctx context.Context, image Image) error {
 	if err != nil {
 		return fmt.Errorf("cannot activate slot: %w", err)
 	}
-	if err := cut(ab.image(slot), image.Length); err != nil {
+	if err := ab.cut(slot, image.Length); err != nil {
 		return fmt.Errorf("cannot activate slot: %w", err)
 	}
 	if err := ab.remove("tried"); err != nil {
@@ -76,13 +76,65 @@ func (ab *AB) Activate(ctx context.Context, image Image) error {
 	return nil
 }
 
-func cut(path string, length int64) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+func (ab *AB) cut(slot string, length int64) error {
+	f, err := ab.open(slot)
 	if err != nil {
 		return err
 	}
 	return errors.Join(f.Truncate(length), f.Sync(), f.Close())
 }
+
+// open opens the file of a slot for writing, and makes it when it is missing. What is there instead of a file of its own
+// (a link to another file, the other slot under a second name, a pipe) is removed first: nothing but this slot may change.
+func (ab *AB) open(slot string) (*os.File, error) {
+	path := ab.image(slot)
+	before, err := os.Lstat(path)
+	if err == nil && !ab.own(slot, before) {
+		err = os.RemoveAll(path)
+		before = nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if before == nil {
+		return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	if after, err := f.Stat(); err != nil || !os.SameFile(before, after) {
+		return nil, errors.Join(errSwapped, err, f.Close())
+	}
+	return f, nil
+}
+
+// errSwapped is returned when somebody replaces a slot's file while it is opened.
+var errSwapped = errors.New("the file of the slot was replaced while it was opened")
+
+// own reports whether info is a file that belongs to this slot alone.
+func (ab *AB) own(slot string, info fs.FileInfo) bool {
+	if !info.Mode().IsRegular() {
+		return false
+	}
+	running, err := os.Stat(ab.image(other(slot)))
+	return err != nil || !os.SameFile(info, running)
+}
+
+// openRegular opens a file for reading. A pipe would make the reader wait for ever.
+func openRegular(path string) (*os.File, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%q: %w", path, errNoFile)
+	}
+	return os.Open(path)
+}
+
+// errNoFile is returned for a folder, pipe or device where a file should be.
+var errNoFile = errors.New("it is no regular file")
 
 // Running says which slot was booted and hashes its file.
 func (ab *AB) Running(ctx context.Context) (Boot, error) {
@@ -91,7 +143,7 @@ func (ab *AB) Running(ctx context.Context) (Boot, error) {
 		return Boot{}, fmt.Errorf("cannot find running slot: %w", err)
 	}
 	b := Boot{Slot: slot, Trial: trial}
-	f, err := os.Open(ab.image(slot))
+	f, err := openRegular(ab.image(slot))
 	if err != nil {
 		return Boot{}, fmt.Errorf("cannot read running slot: %w", err)
 	}
@@ -170,7 +222,7 @@ func (ab *AB) image(slot string) string { return filepath.Join(ab.dir, slot+".im
 var errSlot = errors.New("it names neither slot a nor slot b")
 
 func (ab *AB) read(name string) (string, error) {
-	f, err := os.Open(filepath.Join(ab.dir, name))
+	f, err := openRegular(filepath.Join(ab.dir, name))
 	if err != nil {
 		return "", err
 	}
@@ -205,11 +257,11 @@ func (ab *AB) write(name, slot string) error {
 }
 
 func (ab *AB) remove(name string) error {
-	err := os.Remove(filepath.Join(ab.dir, name))
-	if errors.Is(err, fs.ErrNotExist) {
+	path := filepath.Join(ab.dir, name)
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
+	if err := os.RemoveAll(path); err != nil { // a folder of that name must not stop an update
 		return err
 	}
 	return syncDir(ab.dir)

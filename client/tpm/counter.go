@@ -68,6 +68,9 @@ func (t *TPM) EnsureCounter() (uint64, error) {
 		if out, err = t.counter(); !errors.Is(err, ErrNoCounter) {
 			return err
 		}
+		if err := t.dropBase(); err != nil {
+			return err
+		}
 		_, err = tpm2.NVReadPublic(t.rw, CounterIndex)
 		if err != nil {
 			public := tpm2.NVPublic{NVIndex: CounterIndex, NameAlg: tpm2.AlgSHA256, Attributes: counterAttributes, DataSize: counterBytes}

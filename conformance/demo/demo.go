@@ -29,13 +29,14 @@ var (
 
 // Options choose how the story is played.
 type Options struct {
-	Dir      string    // Optional: an empty folder to work in, which is kept; default: a temporary one
-	Bin      string    // Optional: folder of the built programs; default: .build/demo of the repository
-	Keep     bool      // stay up after the end until the context ends
-	Postgres bool      // PostgreSQL instead of SQLite
-	times    string    // the [times] of the configuration; default: those of the story
-	Out      io.Writer // the story
-	Log      io.Writer // what is installed and built
+	Dir         string    // Optional: an empty folder to work in, which is kept; default: a temporary one
+	Bin         string    // Optional: folder of the built programs; default: .build/demo of the repository
+	Keep        bool      // stay up after the end until the context ends
+	Postgres    bool      // PostgreSQL instead of SQLite
+	postgresDir string    // folder of the cluster; default: a temporary one, which goes with the server
+	times       string    // the [times] of the configuration; default: those of the story
+	Out         io.Writer // the story
+	Log         io.Writer // what is installed and built
 }
 
 // packages are what the story needs of the machine.
@@ -52,11 +53,11 @@ func Run(ctx context.Context, opt Options) (Summary, error) {
 	err = w.play(ctx)
 	w.summary.Took = time.Since(started)
 	w.summary.print(opt.Out)
-	if err != nil {
-		return w.summary, fmt.Errorf("%w: %w", ErrFailed, err)
-	}
 	if opt.Keep {
 		w.invite(ctx)
+	}
+	if err != nil {
+		return w.summary, fmt.Errorf("%w: %w", ErrFailed, err)
 	}
 	return w.summary, nil
 }

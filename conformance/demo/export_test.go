@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"testing"
 
@@ -25,7 +26,7 @@ const Recovery = recovery
 type StageConfig struct {
 	Bin      string
 	Times    string
-	Postgres bool
+	Postgres string // folder of a PostgreSQL cluster; empty: SQLite
 }
 
 // Stage is the story's stage for tests: a server after the ceremony, with 0.9 and 1.0 published.
@@ -38,7 +39,7 @@ type Stage struct {
 func NewStage(t testing.TB, c StageConfig) *Stage {
 	t.Helper()
 	var out bytes.Buffer
-	opt := Options{Dir: filepath.Join(t.TempDir(), "work"), Bin: c.Bin, Postgres: c.Postgres, Out: &out, Log: t.Output(), times: c.Times}
+	opt := Options{Dir: filepath.Join(t.TempDir(), "work"), Bin: c.Bin, Postgres: c.Postgres != "", postgresDir: c.Postgres, Out: &out, Log: t.Output(), times: c.Times}
 	w, err := setStage(t.Context(), opt)
 	if err != nil {
 		t.Fatalf("setStage: %v", err)
@@ -178,7 +179,12 @@ func (s *Stage) RestartPostgres() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	u, err := url.Parse(p.TCPDSN("any"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
 	s.w.postgres = p
+	s.w.databaseRelay.connectTo(u.Host)
 }
 
 // Report checks the invariants from outside: an auditor's report verifies, from the trust bundle on.
@@ -290,3 +296,6 @@ func Refused(s Step, r reason.Reason, local bool) bool { return s.refused(r, loc
 
 // Args are the flags of the agent on this machine.
 func (d *Device) Args() []string { return d.d.agentArgs() }
+
+// Log is the end of cordond's log.
+func (s *Stage) Log() string { return tail(s.w.server.log) }

@@ -27,7 +27,7 @@ func TestCommandsExplainMistakes(t *testing.T) {
 		"[listen]\ndevices = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"\n")
 	write(t, s.Path("empty.json"), "{}")
 	expire(t, s, "carol")
-	pin := []string{"--server", s.AdminURL(), "--ca-sha256", strings.Repeat("0", 64), "--token-file", s.Path("bob.token")}
+	pin := []string{"--server", s.AdminURL(), "--ca-sha256", strings.Repeat("0123", 16), "--token-file", s.Path("bob.token")}
 	withoutTrust := without(d.Args(), "--trust")
 	for name, row := range map[string]struct {
 		program string
@@ -48,7 +48,7 @@ func TestCommandsExplainMistakes(t *testing.T) {
 		"expired token":          {"cordonctl", s.By("carol", "device", "list"), 1, string(reason.TokenExpired)},
 		"not allowed":            {"cordonctl", s.By("dave", "device", "release", d.ID()), 1, string(reason.PermissionDenied)},
 		"unknown device":         {"cordonctl", s.By("bob", "device", "show", strings.Repeat("a", 26)), 1, string(reason.NotFound)},
-		"not a device id":        {"cordonctl", s.By("bob", "device", "show", "gateway"), 1, string(reason.RequestMalformed)},
+		"not a device id":        {"cordonctl", s.By("bob", "device", "show", "gateway"), 2, "26 characters"},
 		"another server's CA":    {"cordonctl", append([]string{"device", "list"}, pin...), 1, "CA"},
 		"not a report":           {"cordonctl", []string{"verify", s.Path("policy.toml"), "--trust", s.Path("trust.json")}, 1, "report"},
 		"report without a trust": {"cordonctl", []string{"verify", s.Path("policy.toml")}, 3, "trust"},
@@ -94,7 +94,7 @@ func TestDeviceAPIRefusesBadInput(t *testing.T) {
 		"unknown field":             {false, http.MethodPost, wire.PathPoll, poll(`{"version":1,"trust_me":true}`), reason.RequestMalformed},
 		"no JSON":                   {false, http.MethodPost, wire.PathPoll, []byte("hello"), reason.RequestMalformed},
 		"oversized body":            {false, http.MethodPost, wire.PathPoll, bytes.Repeat([]byte(" "), wire.MaxPollBytes+1), reason.RequestTooLarge},
-		"malformed enrollment":      {false, http.MethodPost, wire.PathEnroll, []byte(`{"ek_certificate":"AA=="}`), reason.RequestMalformed},
+		"malformed enrollment":      {false, http.MethodPost, wire.PathEnroll, []byte(`{"ek_certificate":12}`), reason.RequestMalformed},
 		"no such route":             {false, http.MethodGet, "/device/v1/nothing", nil, reason.NotFound},
 		"not a digest":              {false, http.MethodGet, wire.PathArtifacts + "/latest", nil, reason.RequestMalformed},
 		"an unpublished artifact":   {false, http.MethodGet, image, nil, reason.ReleaseUnknown},
@@ -125,10 +125,6 @@ func TestDeviceAPIRefusesBadInput(t *testing.T) {
 func TestAdminAPIRefusesBadInput(t *testing.T) {
 	t.Parallel()
 	s := demo.NewStage(t, demo.StageConfig{Bin: programs(t)})
-	token, err := os.ReadFile(s.Path("alice.token"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	for name, row := range map[string]struct {
 		body   string
 		status int
@@ -141,20 +137,9 @@ func TestAdminAPIRefusesBadInput(t *testing.T) {
 		"unknown role":  {`{"name":"eve","roles":["root"]}`, http.StatusBadRequest, reason.RequestMalformed},
 		"bad name":      {`{"name":"../eve","roles":["admin"]}`, http.StatusBadRequest, reason.RequestMalformed},
 	} {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.AdminURL()+"/api/v1/people", strings.NewReader(row.body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
-		res, err := s.Client().Do(req)
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		var p wire.Problem
-		err = json.UnmarshalRead(res.Body, &p)
-		res.Body.Close()
-		if err != nil || res.StatusCode != row.status || p.Reason != row.want || p.Next == "" || p.RequestID == "" {
-			t.Errorf("%s: got %d %+v, %v", name, res.StatusCode, p, err)
+		res, p := ask(t, s, "alice", http.MethodPost, "/api/v1/people", row.body)
+		if res.StatusCode != row.status || p.Reason != row.want || p.Next == "" || p.RequestID == "" {
+			t.Errorf("%s: got %d %+v", name, res.StatusCode, p)
 		}
 		if got := res.Header.Get("Content-Type"); got != "application/problem+json" {
 			t.Errorf("%s: content type %q", name, got)
@@ -168,16 +153,28 @@ func TestAdminAPIRefusesBadInput(t *testing.T) {
 // A database that goes away is "try later", for devices and for people, and quarantines nobody.
 func TestDatabaseOutageIsNoVerdict(t *testing.T) {
 	t.Parallel()
-	s := demo.NewStage(t, demo.StageConfig{Bin: programs(t), Postgres: true})
+	// A folder whose parents any user may pass through, as the user postgres must.
+	cluster, err := os.MkdirTemp("", "cordon-pg-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(cluster) })
+	s := demo.NewStage(t, demo.StageConfig{Bin: programs(t), Postgres: cluster})
 	d := s.Updated("device")
 	s.Postgres().Kill()
 	if code, stderr := d.TryAgent(); code != 3 || !strings.Contains(stderr, "\nhint: ") {
 		t.Errorf("the agent: exit %d, %s", code, stderr)
 	}
-	if code, _, stderr := s.Run("cordonctl", s.By("bob", "device", "list")...); code != 3 || !strings.Contains(stderr, "\nhint: ") {
-		t.Errorf("cordonctl: exit %d, %s", code, stderr)
+	res, p := ask(t, s, "bob", http.MethodGet, "/api/v1/devices", "")
+	if res.StatusCode != http.StatusServiceUnavailable || p.Reason != reason.ServerBusy || res.Header.Get("Retry-After") == "" {
+		t.Errorf("the admin API: %d %+v", res.StatusCode, p)
 	}
 	s.RestartPostgres()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(s.Log())
+		}
+	})
 	s.WaitFor("the server to find its database again", func() error {
 		if code, stderr := d.TryAgent(); code != 0 {
 			return &failed{code, stderr}
@@ -188,6 +185,30 @@ func TestDatabaseOutageIsNoVerdict(t *testing.T) {
 		t.Errorf("standing %s, proven %q, quarantine %v", got.Standing, got.Proven, got.Quarantine)
 	}
 	s.Report()
+}
+
+// ask sends one request to the admin API as a person and reads the problem document of a refusal.
+func ask(t *testing.T, s *demo.Stage, person, method, path, body string) (*http.Response, wire.Problem) {
+	t.Helper()
+	token, err := os.ReadFile(s.Path(person + ".token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), method, s.AdminURL()+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	res, err := s.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var p wire.Problem
+	if err := json.UnmarshalRead(res.Body, &p); err != nil {
+		t.Errorf("%s %s: %v", method, path, err)
+	}
+	return res, p
 }
 
 type failed struct {

@@ -36,14 +36,23 @@ func Build(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, "packages"), 0o755); err != nil {
 		return fmt.Errorf("cannot make the folder of the programs: %w", err)
 	}
+	args := []string{"build", "-o", filepath.Join(dir, "packages") + string(filepath.Separator)}
+	for _, pkg := range programs {
+		args = append(args, "./"+pkg)
+	}
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("cannot build the programs: %w\n%s", err, out)
+	}
+	// The toolchain names a program after its package, and leaves one alone that is up to date; the links stay.
 	for name, pkg := range programs {
-		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, name), "./"+pkg)
-		cmd.Dir = root
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("cannot build %s: %w\n%s", name, err, out)
+		err := os.Symlink(filepath.Join("packages", filepath.Base(pkg)), filepath.Join(dir, name))
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("cannot name %s: %w", name, err)
 		}
 	}
 	return nil

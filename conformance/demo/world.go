@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"path/filepath"
 
@@ -28,12 +29,13 @@ type world struct {
 	out       io.Writer
 	summary   Summary
 
-	kernels  []parts.KernelImage
-	images   map[string]string // version -> UKI
-	postgres *parts.Postgres
-	server   server
-	relay    *relay // the network between devices and server
-	pin      digest.SHA256
+	kernels       []parts.KernelImage
+	images        map[string]string // version -> UKI
+	postgres      *parts.Postgres
+	server        server
+	relay         *relay // the network between devices and server
+	databaseRelay *relay // likewise between server and PostgreSQL; nil with SQLite
+	pin           digest.SHA256
 
 	a, b, stranger, reference *device
 	oldTimestamp              []byte // a timestamp that A verified long ago
@@ -131,18 +133,36 @@ func (w *world) database(ctx context.Context) (string, error) {
 		return "", nil
 	}
 	var err error
-	if w.postgres, err = parts.StartPostgres(ctx, ""); err != nil {
+	if w.postgres, err = parts.StartPostgres(ctx, w.opt.postgresDir); err != nil {
 		return "", err
 	}
 	name, err := w.postgres.NewDatabase(ctx)
 	if err != nil {
 		return "", err
 	}
+	dsn, err := w.databaseURL(name)
+	if err != nil {
+		return "", err
+	}
 	file := w.path("database.dsn")
-	if err := os.WriteFile(file, []byte(w.postgres.DSN(name)+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(dsn+"\n"), 0o600); err != nil {
 		return "", err
 	}
 	return fmt.Sprintf("database_file = %q\n", file), nil
+}
+
+// databaseURL names a database through a relay, so that PostgreSQL may come back at another address.
+func (w *world) databaseURL(name string) (string, error) {
+	u, err := url.Parse(w.postgres.TCPDSN(name))
+	if err != nil {
+		return "", err
+	}
+	if w.databaseRelay, err = newRelay(); err != nil {
+		return "", err
+	}
+	w.databaseRelay.connectTo(u.Host)
+	u.Host = w.databaseRelay.address()
+	return u.String(), nil
 }
 
 // close ends everything, the last first.
@@ -154,8 +174,10 @@ func (w *world) close() {
 			errs = append(errs, d.machine.Close())
 		}
 	}
-	if w.relay != nil {
-		w.relay.close()
+	for _, r := range []*relay{w.relay, w.databaseRelay} {
+		if r != nil {
+			r.close()
+		}
 	}
 	if w.postgres != nil {
 		errs = append(errs, w.postgres.Stop())
@@ -177,13 +199,13 @@ Everything stays up until Ctrl-C.
   metrics         http://%s/metrics
   tokens          %s
   trust bundle    %s
-  devices         %s, %s
+  devices         %s
   server's log    %s
 Look around, for example:
   %s --server %s --ca-sha256 %s --token-file %s device list
 `,
 		w.adminURL(), w.path("cordon-data", "keys", "server-ca.crt"), w.pin, w.relay.address(), w.server.metrics,
-		w.path("*.token"), w.trustFile(), w.a.machine.Dir(), w.b.machine.Dir(), w.server.log,
+		w.path("*.token"), w.trustFile(), w.path("devices"), w.server.log,
 		filepath.Join(w.bin, "cordonctl"), w.adminURL(), w.pin, w.tokenFile("bob"))
 	<-ctx.Done()
 }

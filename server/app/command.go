@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"runtime/debug"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -46,7 +48,12 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		Long: "cordond serves devices, CI pipelines, operators and auditors.\n\n" +
 			"Without --config it runs on its defaults and keeps everything under ./cordon-data. The first start makes keys,\n" +
 			"CAs and a one-time admin token there, and waits for the ceremony: see 'cordon-sign root init --help'.",
-		Args: cobra.NoArgs, Version: Version(), SilenceErrors: true, SilenceUsage: true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			err := cobra.NoArgs(cmd, args)
+			usage = err != nil
+			return err
+		},
+		Version: Version(), SilenceErrors: true, SilenceUsage: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := config.Load(path)
 			if err != nil {
@@ -81,6 +88,10 @@ func hint(err error) string {
 	switch {
 	case errors.Is(err, config.ErrConfig):
 		return "every key stands in conformance/docs/operations.md; try 'cordond --check-config --config FILE'"
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "another process, perhaps another cordond, uses that port: stop it, or change [listen] in the configuration"
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist):
+		return "check that the file is there and that the user of cordond may read it; conformance/docs/operations.md lists them all"
 	case errors.Is(err, store.ErrUnavailable):
 		return "check that the database of the configuration runs and can be reached"
 	}

@@ -235,12 +235,16 @@ func openCertificate(dir, name string, issue func(*ecdsa.PrivateKey) (template, 
 		return authority{}, fmt.Errorf("key %s is not ECDSA", name)
 	}
 	path := filepath.Join(dir, name+".crt")
-	if cert, err := readCertificate(path); err == nil {
+	place := writeFile
+	switch cert, err := readCertificate(path); {
+	case errors.Is(err, fs.ErrNotExist):
+		place = writeNew
+	case err != nil:
+		return authority{}, err
+	default:
 		if public, ok := cert.PublicKey.(*ecdsa.PublicKey); ok && public.Equal(key.Public()) && good(cert) {
 			return authority{cert, key}, nil
 		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return authority{}, err
 	}
 	template, parent, parentKey := issue(key)
 	if template.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)); err != nil {
@@ -250,10 +254,11 @@ func openCertificate(dir, name string, issue func(*ecdsa.PrivateKey) (template, 
 	if err != nil {
 		return authority{}, fmt.Errorf("cannot make certificate %s: %w", name, err)
 	}
-	if err := writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})); err != nil {
+	err = place(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return authority{}, err
 	}
-	cert, err := x509.ParseCertificate(der)
+	cert, err := readCertificate(path) // perhaps that of another process, which made it just now
 	return authority{cert, key}, err
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/cordon-ota/cordon/server/deviceca"
 	"github.com/cordon-ota/cordon/server/director"
 	"github.com/cordon-ota/cordon/server/fleet"
+	"github.com/cordon-ota/cordon/server/limit"
 	"github.com/cordon-ota/cordon/server/problem"
 	"github.com/cordon-ota/cordon/server/repository"
 	"github.com/cordon-ota/cordon/server/store"
@@ -63,11 +64,21 @@ type Service struct {
 	set        Settings
 	now        func() time.Time
 	log        *slog.Logger
+	costly     *limit.Limiter
 }
+
+// What a device makes the server keep for good without proving anything has a limit: costBurst polls at once, and
+// costPerPoll in a poll interval after that. Beyond it the device is told to come back, so nothing it says is lost.
+const (
+	costBurst   = 128
+	costPerPoll = 8
+	costKeys    = 4096
+)
 
 // New joins the parts. now is the server's clock.
 func New(s Store, catalog func() *repository.Catalog, challenges *Challenges, d *director.Service, ca *deviceca.CA, set Settings, now func() time.Time, log *slog.Logger) *Service {
-	return &Service{store: s, catalog: catalog, challenges: challenges, director: d, ca: ca, set: set, now: now, log: log}
+	return &Service{store: s, catalog: catalog, challenges: challenges, director: d, ca: ca, set: set, now: now, log: log,
+		costly: limit.New(costBurst, set.Poll/costPerPoll, costKeys)}
 }
 
 // Answer is what goes back to the device. A nil Body is 204.
@@ -76,6 +87,8 @@ type Answer struct {
 	NextPoll time.Duration
 	Time     time.Time
 	Changed  *fleet.Device // the device after the poll, when it changed: enforcement inside this process listens
+
+	costs string // the device that this poll makes rows for that prove nothing; empty if it does not
 }
 
 // maxAttempts bounds how often a poll is decided again because the state changed in between.
@@ -89,13 +102,16 @@ func (s *Service) Poll(ctx context.Context, tlsKey digest.SHA256, exporter, body
 	if !catalog.Initialised() {
 		return Answer{}, problem.New(http.StatusServiceUnavailable, reason.ServerUninitialised, "the server has no signed root yet")
 	}
-	for range maxAttempts {
+	for attempt := range maxAttempts {
 		answer, change, err := s.decide(ctx, catalog, tlsKey, exporter, body)
 		if err != nil {
 			return Answer{}, err
 		}
 		if len(change.Writes) == 0 && len(change.Events) == 0 {
 			return answer, nil
+		}
+		if err := s.afford(answer.costs, attempt); err != nil {
+			return Answer{}, err
 		}
 		err = s.store.Commit(ctx, change)
 		if errors.Is(err, store.ErrConflict) {
@@ -107,6 +123,18 @@ func (s *Service) Poll(ctx context.Context, tlsKey digest.SHA256, exporter, body
 		return answer, nil
 	}
 	return Answer{}, problem.Busy(fmt.Errorf("device state kept changing: %w", store.ErrConflict), time.Second)
+}
+
+// afford refuses a poll that would write more than its device may without proving anything.
+func (s *Service) afford(device string, attempt int) error {
+	if device == "" || attempt > 0 {
+		return nil
+	}
+	if ok, _, wait := s.costly.Allow(device, s.now()); !ok {
+		return &problem.Error{Status: http.StatusTooManyRequests, Reason: reason.RateLimited, RetryAfter: wait,
+			Detail: "the device reports more than the server keeps"}
+	}
+	return nil
 }
 
 func (s *Service) decide(ctx context.Context, catalog *repository.Catalog, tlsKey digest.SHA256, exporter, body []byte) (Answer, store.Change, error) {

@@ -349,7 +349,19 @@ func (t *turn) finish(body digest.SHA256) (Answer, store.Change, error) {
 	t.change.Expect = append(t.change.Expect, store.Expect{Table: store.Devices, Key: t.d.ID, Version: t.before.Version})
 	t.change.Writes = append(t.change.Writes, store.PutDevice{Device: t.d})
 	out.Changed = &t.d
+	if t.costs() {
+		out.costs = t.d.ID
+	}
 	return out, t.change, nil
+}
+
+// costs says that the poll makes rows that prove nothing: what the device tells about itself, and Evidence that was
+// refused. A quarantine, opened or begun anew, is never put off.
+func (t *turn) costs() bool {
+	if slices.ContainsFunc(t.change.Writes, func(w store.Write) bool { _, ok := w.(store.PutQuarantine); return ok }) {
+		return false
+	}
+	return len(t.claims.Events) > 0 || t.answer.Verdict == string(attestation.Refused)
 }
 
 // nothing reports that a 204 says it all.

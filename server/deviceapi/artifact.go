@@ -17,6 +17,7 @@ import (
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/server/audit"
 	"github.com/cordon-ota/cordon/server/fleet"
+	"github.com/cordon-ota/cordon/server/limit"
 	"github.com/cordon-ota/cordon/server/problem"
 	"github.com/cordon-ota/cordon/server/segment"
 	"github.com/cordon-ota/cordon/server/store"
@@ -85,14 +86,39 @@ func (s *Server) authorise(ctx context.Context, c echo.Context, sum digest.SHA25
 	grant, err := segment.Allow(d, q, s.Catalog().Products[d.Product], sum, s.Now())
 	var refused *problem.Error
 	if errors.As(err, &refused) {
-		s.event(ctx, audit.ArtifactRefused, d.ID, map[string]any{"artifact": sum, "reason": refused.Reason})
+		s.event(ctx, s.refusals(), audit.ArtifactRefused, d.ID, map[string]any{"artifact": sum, "reason": refused.Reason})
 	}
 	return grant, err
 }
 
+// A device may ask the door as often as it likes, the pending one of a stranger too. Only so many answers become events;
+// the next one says how many were left out.
+const (
+	eventBurst = 32
+	eventEvery = time.Minute
+	eventKeys  = 4096
+)
+
+func (s *Server) refusals() *limit.Limiter { s.limit(); return s.refused }
+
+func (s *Server) served() *limit.Limiter { s.limit(); return s.sent }
+
+func (s *Server) limit() {
+	s.limits.Do(func() {
+		s.refused, s.sent = limit.New(eventBurst, eventEvery, eventKeys), limit.New(eventBurst, eventEvery, eventKeys)
+	})
+}
+
 // event writes an event of the door. The door's answer does not wait on it: a refusal stands whether or not it can be
 // written down, and a failure is logged for people.
-func (s *Server) event(ctx context.Context, kind, device string, data map[string]any) {
+func (s *Server) event(ctx context.Context, limited *limit.Limiter, kind, device string, data map[string]any) {
+	ok, suppressed, _ := limited.Allow(device, s.Now())
+	if !ok {
+		return
+	}
+	if suppressed > 0 {
+		data["suppressed"] = suppressed
+	}
 	err := s.Store.Commit(ctx, store.Change{Events: []store.Event{{At: s.Now(), Type: kind, Actor: "door", Subject: device, Data: data}}})
 	if err != nil {
 		s.Log.ErrorContext(ctx, "cannot write an audit event of the door", "type", kind, "error", err)
@@ -128,7 +154,7 @@ func (s *Server) send(ctx context.Context, c echo.Context, grant segment.Grant, 
 		panic(http.ErrAbortHandler) // the connection is broken on purpose: a short body must not look complete
 	}
 	if part.to == part.size {
-		s.event(ctx, audit.ArtifactServed, grant.Device, map[string]any{"artifact": sum, "release": grant.Release})
+		s.event(ctx, s.served(), audit.ArtifactServed, grant.Device, map[string]any{"artifact": sum, "release": grant.Release})
 	}
 	return nil
 }

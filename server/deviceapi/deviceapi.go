@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -26,6 +27,7 @@ import (
 	"github.com/cordon-ota/cordon/server/appraise"
 	"github.com/cordon-ota/cordon/server/enroll"
 	"github.com/cordon-ota/cordon/server/fleet"
+	"github.com/cordon-ota/cordon/server/limit"
 	"github.com/cordon-ota/cordon/server/problem"
 	"github.com/cordon-ota/cordon/server/repository"
 	"github.com/cordon-ota/cordon/server/segment"
@@ -51,6 +53,9 @@ type Server struct {
 	Catalog  func() *repository.Catalog
 	Now      func() time.Time
 	Log      *slog.Logger
+
+	limits        sync.Once
+	refused, sent *limit.Limiter // events of the door; made by limits
 }
 
 // Register adds the routes. Every body has a limit; every route but the open metadata asks for a client key.

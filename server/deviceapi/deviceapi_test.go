@@ -250,7 +250,7 @@ func TestRefusesWithoutAKnownKey(t *testing.T) {
 	}
 	wantProblem(t, "poll", connect(t, s, &stranger).do(t, s, http.MethodPost, wire.PathPoll, []byte(`{}`)), http.StatusUnauthorized, reason.DeviceUnknown)
 	wantProblem(t, "artifact", connect(t, s, &stranger).do(t, s, http.MethodGet, path("lamp/rescue"), nil), http.StatusUnauthorized, reason.DeviceUnknown)
-	wantProblem(t, "enroll", connect(t, s, &stranger).do(t, s, http.MethodPost, wire.PathEnroll, []byte(`{}`)), http.StatusForbidden, reason.EKUntrusted)
+	wantProblem(t, "enroll", connect(t, s, &stranger).do(t, s, http.MethodPost, wire.PathEnroll, []byte(`{}`)), http.StatusBadRequest, reason.AKNotBound)
 	wantProblem(t, "route", connect(t, s, &stranger).do(t, s, http.MethodGet, "/device/v1/other", nil), http.StatusNotFound, reason.NotFound)
 }
 

@@ -38,11 +38,12 @@ func (s *Service) admit(ctx context.Context, a applicant, req wire.ActivateReque
 		}}}
 	}
 	change.Writes = append(change.Writes, consume)
-	if log != nil {
-		change.Writes = append(change.Writes, *log)
-	}
 	if err := s.claim(ctx, &d, req.Enroll.Token, &change); err != nil {
 		return wire.ActivateAnswer{}, err
+	}
+	// Any genuine TPM can send logs without end. One is kept when somebody claims the device; later polls ask for others.
+	if log != nil && before.Lifecycle != fleet.Active && d.Lifecycle == fleet.Active {
+		change.Writes = append(change.Writes, *log)
 	}
 	q, err := s.openQuarantine(ctx, d.ID)
 	if err != nil {
@@ -50,6 +51,9 @@ func (s *Service) admit(ctx context.Context, a applicant, req wire.ActivateReque
 	}
 	if order, ok := appraise.OrderFor(&d, q, s.now(), s.terms); ok {
 		change.Orders = append(change.Orders, order)
+		change.Events = append(change.Events, store.Event{At: s.now(), Type: audit.SegmentOrdered, Actor: "server", Subject: d.ID, Data: map[string]any{
+			"segment": order.Segment, "epoch": order.Epoch,
+		}})
 	}
 	change.Expect = append(change.Expect, store.Expect{Table: store.Devices, Key: d.ID, Version: before.Version})
 	change.Writes = append(change.Writes, store.PutDevice{Device: d})
@@ -112,9 +116,11 @@ func (s *Service) again(d *fleet.Device, a applicant, claims wire.Claims) ([]sto
 		d.CounterBase = claims.Counter.Index - min(claims.Counter.Index, d.HighCounter)
 	}
 	d.Accepted, d.LastPoll, d.LastAnswer = nil, digest.SHA256{}, nil
-	d.LeaseUntil = s.now()
-	if d.Standing == fleet.Affirmed {
-		d.Standing, d.StaleSince = fleet.Stale, s.now()
+	if d.LeaseUntil.After(s.now()) {
+		d.LeaseUntil = s.now()
+	}
+	if d.Standing == fleet.Affirmed { // the grace began when the lease ended, if that was before
+		d.Standing, d.StaleSince = fleet.Stale, d.LeaseUntil
 	}
 	return []store.Event{{At: s.now(), Type: audit.DeviceReactivated, Actor: d.ID, Subject: d.ID, Data: map[string]any{
 		"tls_key": d.TLSKey, "new_tls_key": !sameKey, "counter_base": d.CounterBase,

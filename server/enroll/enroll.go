@@ -18,7 +18,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/go-json-experiment/json"
 
@@ -30,6 +32,7 @@ import (
 	"github.com/cordon-ota/cordon/server/appraise"
 	"github.com/cordon-ota/cordon/server/audit"
 	"github.com/cordon-ota/cordon/server/fleet"
+	"github.com/cordon-ota/cordon/server/limit"
 	"github.com/cordon-ota/cordon/server/problem"
 	"github.com/cordon-ota/cordon/server/store"
 )
@@ -53,11 +56,37 @@ type Service struct {
 	maxAge     time.Duration
 	now        func() time.Time
 	log        *slog.Logger
+	refusals   *limit.Limiter
+}
+
+// An EK certificate is no secret, so whoever has one can be refused in its device's name as often as he likes. Only so
+// many of these refusals become events; the next one says how many were left out.
+const (
+	refusalBurst = 8
+	refusalEvery = 10 * time.Minute
+	refusalKeys  = 512
+	maxWhy       = 512
+)
+
+// refusedEvents is the event of a refused round 2, if it is one to keep. Its actor is the enrollment: nobody has proven
+// to be the device.
+func (s *Service) refusedEvents(device string, why error) []store.Event {
+	ok, suppressed, _ := s.refusals.Allow(device, s.now())
+	if !ok {
+		return nil
+	}
+	text := why.Error()
+	data := map[string]any{"why": strings.ToValidUTF8(text[:min(len(text), maxWhy)], "?")}
+	if suppressed > 0 {
+		data["suppressed"] = suppressed
+	}
+	return []store.Event{{At: s.now(), Type: audit.DeviceRefused, Actor: "enroll", Subject: device, Data: data}}
 }
 
 // New takes the TPM manufacturers' roots and the keys for challenges and activation secrets.
 func New(s Store, roots *x509.CertPool, challenges *appraise.Challenges, secretKey []byte, terms fleet.Terms, maxAge time.Duration, now func() time.Time, log *slog.Logger) *Service {
-	return &Service{store: s, roots: roots, challenges: challenges, secretKey: secretKey, terms: terms, maxAge: maxAge, now: now, log: log}
+	return &Service{store: s, roots: roots, challenges: challenges, secretKey: secretKey, terms: terms, maxAge: maxAge, now: now, log: log,
+		refusals: limit.New(refusalBurst, refusalEvery, refusalKeys)}
 }
 
 // applicant is a request whose keys were checked.
@@ -89,9 +118,8 @@ func (s *Service) check(connection []byte, req wire.EnrollRequest) (applicant, e
 	if len(req.EKChain) > 4 || len(req.HardwareID) > 63 || len(req.Token) > 128 {
 		return applicant{}, problem.Malformed("a field of the request is too long")
 	}
-	ek, problems := identity.VerifyEK(req.EKCertificate, req.EKChain, s.roots, s.now())
-	if len(problems) > 0 {
-		return applicant{}, refuse(problems)
+	if strings.ContainsFunc(req.HardwareID, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return applicant{}, problem.Malformed("hardware_id has characters that cannot be printed")
 	}
 	ak, err := identity.ParsePublic(req.AKPublic)
 	if err != nil {
@@ -107,6 +135,11 @@ func (s *Service) check(connection []byte, req wire.EnrollRequest) (applicant, e
 	spki, err := x509.MarshalPKIXPublicKey(tls.Key)
 	if err != nil || !hmac.Equal(spki, connection) {
 		return applicant{}, problem.New(http.StatusForbidden, reason.AKNotBound, "the connection does not use the TLS key of the request")
+	}
+	// The chain comes last: anybody can ask for it to be checked, and it costs more than all of the above.
+	ek, problems := identity.VerifyEK(req.EKCertificate, req.EKChain, s.roots, s.now())
+	if len(problems) > 0 {
+		return applicant{}, refuse(problems)
 	}
 	canonical, err := json.Marshal(req, json.Deterministic(true))
 	if err != nil {
@@ -153,9 +186,7 @@ func (s *Service) Finish(ctx context.Context, connection, exporter []byte, req w
 	claims, log, err := s.prove(a, exporter, req)
 	if err != nil {
 		// One wrong answer ends the challenge: no second guess.
-		if cerr := s.store.Commit(ctx, store.Change{Writes: []store.Write{consume}, Events: []store.Event{{
-			At: s.now(), Type: audit.DeviceRefused, Actor: a.id, Subject: a.id, Data: map[string]any{"why": err.Error()},
-		}}}); cerr != nil && !errors.Is(cerr, store.ErrConflict) {
+		if cerr := s.store.Commit(ctx, store.Change{Writes: []store.Write{consume}, Events: s.refusedEvents(a.id, err)}); cerr != nil && !errors.Is(cerr, store.ErrConflict) {
 			return wire.ActivateAnswer{}, fmt.Errorf("cannot end the challenge: %w", cerr)
 		}
 		return wire.ActivateAnswer{}, err

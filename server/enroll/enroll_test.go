@@ -424,3 +424,25 @@ func TestEnrollingAgainNeverEndsQuarantineOrRetirement(t *testing.T) {
 		t.Errorf("got status %d", p.Status)
 	}
 }
+
+func FuzzFinish(f *testing.F) {
+	s := newServer(f)
+	d := newTPM("d")
+	first := d.request()
+	good, err := json.Marshal(d.activation(f, first, s.start(f, d, first)))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte(`{"enroll":{}}`))
+	key, exporter := spki(f, d.tls), make([]byte, 32) // another connection: nothing may be admitted
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var req wire.ActivateRequest
+		if len(body) > wire.MaxEnrollBytes || json.Unmarshal(body, &req) != nil {
+			return
+		}
+		if answer, err := s.Finish(t.Context(), key, exporter, req); err == nil {
+			t.Errorf("admitted %+v", answer)
+		}
+	})
+}

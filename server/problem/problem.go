@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -82,8 +83,16 @@ func Document(err error, requestID string) (wire.Problem, *Error) {
 	}
 	return wire.Problem{
 		Type: "https://cordon-ota.github.io/reasons#" + string(known.Reason), Title: row.Title, Status: known.Status,
-		Detail: known.Detail, Reason: known.Reason, RequestID: requestID, Next: row.Remedy,
+		Detail: clip(known.Detail), Reason: known.Reason, RequestID: requestID, Next: row.Remedy,
 	}, known
+}
+
+// maxDetail bounds how much of its own request a caller gets back.
+const maxDetail = 1024
+
+// clip bounds a detail and makes it text: it may repeat bytes of a path or a body.
+func clip(detail string) string {
+	return strings.ToValidUTF8(detail[:min(len(detail), maxDetail)], "?")
 }
 
 // fromEcho says what an error that is no *Error may show: what echo itself refused, and that we cannot decide now.

@@ -66,6 +66,14 @@ func On(t testing.TB, dsn string) *World {
 	return w
 }
 
+// Holding makes the holders and the publisher of a server that runs elsewhere, with the public halves of its online keys.
+// It has no store and no service.
+func Holding(t testing.TB, keys repository.Keys, now time.Time) *World {
+	w := &World{T: t, Keys: keys, Publisher: Must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)), now: now}
+	w.Holders = []crypto.Signer{Key(), Key(), Key()}
+	return w
+}
+
 // OpenStore opens another connection to the database of the World.
 func (w *World) OpenStore() *store.Store {
 	w.T.Helper()
@@ -172,7 +180,7 @@ func (w *World) DirectorRoot(version int64, change func(*tufrepo.RootSpec)) []by
 
 func (w *World) root(version int64, snapshot, timestamp crypto.Signer, targets []crypto.Signer, change func(*tufrepo.RootSpec)) []byte {
 	spec := tufrepo.RootSpec{
-		Version: version, Expires: Noon.AddDate(1, 0, 0),
+		Version: version, Expires: w.Now().AddDate(1, 0, 0),
 		Keys: map[string][]crypto.PublicKey{
 			tufrepo.RoleRoot: publics(w.Holders...), tufrepo.RoleTargets: publics(targets...),
 			tufrepo.RoleSnapshot: publics(snapshot), tufrepo.RoleTimestamp: publics(timestamp),
@@ -196,7 +204,7 @@ type Offline struct {
 // Ceremony is the signed targets with their files.
 func (w *World) Ceremony(o Offline) api.Ceremony {
 	c := api.Ceremony{Files: map[string][]byte{}}
-	spec := tufrepo.TargetsSpec{Version: o.Version, Expires: Noon.AddDate(0, 6, 0), Files: map[string]tufrepo.File{}, Products: map[string]tufrepo.Delegation{}}
+	spec := tufrepo.TargetsSpec{Version: o.Version, Expires: w.Now().AddDate(0, 6, 0), Files: map[string]tufrepo.File{}, Products: map[string]tufrepo.Delegation{}}
 	add := func(path string, data []byte) {
 		c.Files[path] = data
 		spec.Files[path] = tufrepo.File{Length: int64(len(data)), SHA256: digest.Of(data)}

@@ -1,0 +1,88 @@
+package app_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cordon-ota/cordon/server/app"
+)
+
+func command(ctx context.Context, args ...string) (code int, stdout, stderr string) {
+	var out, err logged
+	code = app.Main(ctx, args, &out, &err)
+	return code, out.String(), err.String()
+}
+
+func write(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "cordon.toml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestCommandLine(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	free := fmt.Sprintf("data_dir = %q\n[listen]\ndevices = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"\n", filepath.Join(dir, "data"))
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = taken.Close() })
+	for name, c := range map[string]struct {
+		args           []string
+		code           int
+		stdout, stderr string
+	}{
+		"version":            {[]string{"--version"}, 0, "cordond version", ""},
+		"help":               {[]string{"--help"}, 0, "cordon-sign root init", ""},
+		"valid":              {[]string{"--check-config", "--config", write(t, free)}, 0, "valid", ""},
+		"defaults are valid": {[]string{"--check-config"}, 0, "valid", ""},
+		"unknown key":        {[]string{"--check-config", "--config", write(t, "leese = 1")}, 2, "", "leese"},
+		"bad level":          {[]string{"--check-config", "--config", write(t, "[log]\nlevel = \"loud\"")}, 2, "", "log.level"},
+		"no such file":       {[]string{"--check-config", "--config", filepath.Join(dir, "none.toml")}, 2, "", "none.toml"},
+		"unknown flag":       {[]string{"--confg", "x"}, 2, "", "confg"},
+		"an argument":        {[]string{"start"}, 2, "", "start"},
+		"port taken": {[]string{"--config", write(t, strings.Replace(free, "admin = \"127.0.0.1:0\"", "admin = \""+taken.Addr().String()+"\"", 1))},
+			3, "", "another process"},
+		"no database": {[]string{"--config", write(t, "database = \"postgres://127.0.0.1:1/cordon?sslmode=disable\"\n"+free)}, 3, "", "database of the configuration runs"},
+		"EK roots missing": {[]string{"--config", write(t, "ek_roots_file = \""+filepath.Join(dir, "none.pem")+"\"\n"+free)},
+			3, "", "cannot read ek_roots_file"},
+		"EK roots empty":           {[]string{"--config", write(t, "ek_roots_file = \""+write(t, "nothing")+"\"\n"+free)}, 3, "", "holds no PEM certificate"},
+		"data directory is a file": {[]string{"--config", write(t, strings.Replace(free, filepath.Join(dir, "data"), write(t, "x"), 1))}, 3, "", "data directory"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			code, stdout, stderr := command(t.Context(), c.args...)
+			if code != c.code || !strings.Contains(stdout, c.stdout) || !strings.Contains(stderr, c.stderr) {
+				t.Errorf("got %d\nstdout: %s\nstderr: %s\nwant %d, %q and %q", code, stdout, stderr, c.code, c.stdout, c.stderr)
+			}
+			if c.code != 0 && (!strings.Contains(stderr, "cordond: ") || !strings.Contains(stderr, "\nhint: ") || stdout != "") {
+				t.Errorf("stderr has no message with a hint: %s", stderr)
+			}
+		})
+	}
+}
+
+// The second cordond of one configuration says what is in its way, and leaves the first alone.
+func TestSecondServerOfOneConfiguration(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "data")
+	c := configured(t, dir)
+	first := start(t, c)
+	text := fmt.Sprintf("data_dir = %q\n[listen]\ndevices = %q\nadmin = %q\nmetrics = %q\n", dir, first.Addr(app.Devices), first.Addr(app.Admin), first.Addr(app.Metrics))
+	code, _, stderr := command(t.Context(), "--config", write(t, text))
+	if code != 3 || !strings.Contains(stderr, "cannot listen") || !strings.Contains(stderr, "another cordond") {
+		t.Errorf("got %d %s", code, stderr)
+	}
+	if status, body := get(t, "https://"+first.Addr(app.Admin)+"/healthz"); status != 200 {
+		t.Errorf("the first one: got %d %s", status, body)
+	}
+}

@@ -1,0 +1,25 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"net/http"
+	"time"
+
+	"github.com/labstack/echo/v4"
+)
+
+// DeviceTLS is the configuration of the device listener.
+func DeviceTLS(cert tls.Certificate, now func() time.Time) *tls.Config { return deviceTLS(cert, now) }
+
+// TicketLife bounds session tickets.
+const TicketLife = ticketLife
+
+// SweepBatch is how many devices the sweeper reads at once.
+const SweepBatch = sweepBatch
+
+// SweepOnce is one round of the sweeper.
+func (a *App) SweepOnce(ctx context.Context) error { return a.sweepOnce(ctx) }
+
+// Router is a listener's router with other routes.
+func (a *App) Router(register func(*echo.Echo)) http.Handler { return a.echo(Admin, register) }

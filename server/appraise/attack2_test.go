@@ -1,0 +1,80 @@
+package appraise_test
+
+import (
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cordon-ota/cordon/attestation/evidencetest"
+	"github.com/cordon-ota/cordon/attestation/reason"
+	"github.com/cordon-ota/cordon/client/wire"
+	"github.com/cordon-ota/cordon/server/appraise/appraisetest"
+	"github.com/cordon-ota/cordon/server/fleet"
+)
+
+func countOf(w *appraisetest.World, d *appraisetest.Device, kind string) int {
+	return len(slices.DeleteFunc(w.Events(d.ID), func(k string) bool { return k != kind }))
+}
+
+// What a device can make the server keep for good without proving anything has a limit: its own reports, and Evidence
+// that proves nothing. It is told to come back, so nothing that it has to say is lost.
+func TestDeviceCannotFillTheDisk(t *testing.T) {
+	t.Parallel()
+	for name, poll := range map[string]func(*testing.T, *appraisetest.World, *appraisetest.Device, int) []byte{
+		"reports": func(_ *testing.T, _ *appraisetest.World, d *appraisetest.Device, i int) []byte {
+			d.Claims.Poll = []byte{byte(i >> 8), byte(i)}
+			d.Claims.Events = slices.Repeat([]wire.Event{{Reason: reason.MetadataExpired, Detail: "again"}}, 64)
+			return d.Body(nil, false)
+		},
+		"forged quotes": func(_ *testing.T, w *appraisetest.World, d *appraisetest.Device, _ int) []byte {
+			genuine := d.AK
+			d.AK = evidencetest.NewAK(evidencetest.Seed("another"))
+			defer func() { d.AK = genuine }()
+			return d.Body(challenge(w, d), false)
+		},
+	} {
+		w := appraisetest.New(t)
+		d := settled(t, w, "a")
+		polls := 0
+		var err error
+		for polls = range 1000 {
+			if _, _, err = d.Send(w.Service, poll(t, w, d, polls)); err != nil {
+				break
+			}
+		}
+		if polls < 32 {
+			t.Errorf("%s: refused after %d polls already", name, polls)
+		}
+		wantProblem(t, err, http.StatusTooManyRequests, reason.RateLimited)
+		d.Claims.Events = nil
+		if p := d.Converse(); p.Verdict != "affirmed" {
+			t.Errorf("%s: then a good proof: got %+v", name, p)
+		}
+		w.Advance(15 * time.Minute)
+		if _, _, err := d.Send(w.Service, poll(t, w, d, 9999)); err != nil {
+			t.Errorf("%s: a poll interval later: %v", name, err)
+		}
+	}
+}
+
+// The limit is never a way around quarantine.
+func TestFloodDoesNotPutOffAQuarantine(t *testing.T) {
+	t.Parallel()
+	w := appraisetest.New(t)
+	d := settled(t, w, "a")
+	d.Claims.Events = []wire.Event{{Detail: "noise"}}
+	for i := range 1000 {
+		d.Claims.Poll = []byte{byte(i >> 8), byte(i)}
+		if _, _, err := d.Send(w.Service, d.Body(nil, false)); err != nil {
+			break
+		}
+	}
+	d.Boot("lamp/evil")
+	if p, _, err := d.Send(w.Service, d.Body(challenge(w, d), true)); err != nil || p.Verdict != "refused" {
+		t.Errorf("got %+v, %v", p, err)
+	}
+	if row := d.Row(); row.Standing != fleet.Refused || row.Segment != fleet.Restricted || countOf(w, d, "quarantine.opened") != 1 {
+		t.Errorf("got %+v", row)
+	}
+}

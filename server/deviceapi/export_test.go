@@ -1,0 +1,4 @@
+package deviceapi
+
+// ParseRange is parseRange.
+var ParseRange = parseRange
