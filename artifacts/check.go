@@ -37,7 +37,7 @@ func CheckRelease(p Policy, r Release) []Refusal {
 			out = append(out, refuse(reason.ReleaseWithdrawn, "component %.80q (%s) is withdrawn", c.Name, c.SHA256))
 		}
 		if r.Recovery && !slices.Contains(p.Recovery, c.SHA256) {
-			out = append(out, refuse(reason.PublisherRefused, "the release calls itself a recovery release, but the policy does not list component %.80q (%s) for recovery", c.Name, c.SHA256))
+			out = append(out, refuse(reason.RecoveryNotListed, "the release calls itself a recovery release, but the policy does not list component %.80q (%s) for recovery", c.Name, c.SHA256))
 		}
 	}
 	return out

@@ -34,12 +34,12 @@ func TestCheckRelease(t *testing.T) {
 		"withdrawn":         {func(p *artifacts.Policy, r *artifacts.Release) { p.Withdrawn = append(p.Withdrawn, sum("radio")) }, []reason.Reason{reason.ReleaseWithdrawn}},
 		"recovery, one component not listed": {func(p *artifacts.Policy, r *artifacts.Release) {
 			p.Recovery = []digest.SHA256{sum("system")}
-		}, []reason.Reason{reason.PublisherRefused}},
+		}, []reason.Reason{reason.RecoveryNotListed}},
 		"other product": {func(p *artifacts.Policy, r *artifacts.Release) { r.Product = "boiler" }, []reason.Reason{reason.PolicyMissing}},
 		"empty policy":  {func(p *artifacts.Policy, r *artifacts.Release) { *p = artifacts.Policy{Product: r.Product} }, []reason.Reason{reason.PolicyMissing}},
 		"everything at once": {func(p *artifacts.Policy, r *artifacts.Release) {
 			p.MinimumCounter, p.Withdrawn, p.Recovery = 99, []digest.SHA256{sum("system")}, []digest.SHA256{sum("radio")}
-		}, []reason.Reason{reason.DowngradeRefused, reason.ReleaseWithdrawn, reason.PublisherRefused}},
+		}, []reason.Reason{reason.DowngradeRefused, reason.ReleaseWithdrawn, reason.RecoveryNotListed}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"io/fs"
 	"os"
@@ -187,7 +188,7 @@ func TestCommitAsksTheCounterAgain(t *testing.T) {
 // A journal that lost one of two components must not commit the other one alone.
 func TestCommitWantsEveryComponent(t *testing.T) {
 	t.Parallel()
-	d, second := twoSlots(t)
+	d, _ := twoSlots(t)
 	system, boot := randomImage(t, 2000), randomImage(t, 2001)
 	rel := pair("2.0.0", 5, system, boot)
 	d.server.add(rel, "system", system)
@@ -211,7 +212,6 @@ func TestCommitWantsEveryComponent(t *testing.T) {
 	if got := strings.TrimSpace(string(d.read("active"))); got != "a" {
 		t.Errorf("active = %s, want a", got)
 	}
-	_ = second
 }
 
 // The state directory is lost, and the server controls all online keys: it names a base that makes the TPM's counter
@@ -267,6 +267,49 @@ func TestALowerBaseDoesNotOutliveTheServerThatToldIt(t *testing.T) {
 	}
 	d.server.base = honest
 	d.install("1.1.0", 3, randomImage(t, 1000))
+}
+
+// What the TPM remembers for good must make sense: a base above the counter would refuse every release for ever.
+func TestRefusesABaseAboveTheCounter(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	d.server.set(func() { d.server.onBase = func(index uint64) uint64 { return index + 1 } })
+	if e, err := d.client.Enroll(t.Context()); !errors.Is(err, client.ErrServer) {
+		t.Errorf("Enroll = %+v, %v, want ErrServer", e, err)
+	}
+	d.server.set(func() { d.server.onBase = nil })
+	d.enroll()
+}
+
+// The online keys were rotated, and are stolen once more: the thief brings back offline targets that were replaced, with
+// a policy that does not withdraw the image yet. Only the offline role's own rotation may forget a version.
+func TestRotatedOnlineKeysDoNotBringOldPoliciesBack(t *testing.T) {
+	t.Parallel()
+	for _, restart := range []bool{false, true} {
+		d := newDevice(t)
+		d.enroll()
+		image := randomImage(t, 2000)
+		d.server.version = 7
+		d.server.policy.Withdrawn = []digest.SHA256{digest.Of(image)}
+		d.publish("2.0.0", 5, image)
+		d.wantRefused(reason.ReleaseWithdrawn)
+		d.server.online["timestamp"], d.server.online["snapshot"] = newKey(t), newKey(t)
+		d.server.imageRoots = append(d.server.imageRoots, d.server.rootDoc(2, map[string]ed25519.PrivateKey{
+			"timestamp": d.server.online["timestamp"], "snapshot": d.server.online["snapshot"], "targets": d.server.root}))
+		d.server.policy.Withdrawn = nil
+		d.server.version = 2 // the holders signed this one before the image was withdrawn
+		d.server.sign()
+		d.wantRefused(reason.MetadataExpired)
+		if restart {
+			d.restart()
+			d.wantRefused(reason.MetadataExpired)
+		}
+		d.server.version = 8
+		d.server.sign()
+		if r := d.check(); r.Update == nil {
+			t.Errorf("Check = %+v, want the newer policy to count", r)
+		}
+	}
 }
 
 // Folders of the state directory that lead elsewhere are not followed.

@@ -122,7 +122,7 @@ func TestRefusesWhatDoesNotAgree(t *testing.T) {
 			d.server.policy.MinimumCounter = 6
 			d.publish("2.0.0", 5, image)
 		}},
-		{"recovery flag that the offline policy does not know", reason.PublisherRefused, func(d *device) {
+		{"recovery flag that the offline policy does not know", reason.RecoveryNotListed, func(d *device) {
 			rel := good()
 			rel.Recovery = true
 			d.server.publish(rel, image, d.server.ci, nil)

@@ -199,11 +199,11 @@ func sleep(ctx context.Context, d time.Duration) error {
 // DeviceID returns the id that follows from the TPM's endorsement key.
 func (c *Client) DeviceID() identity.DeviceID { return c.id }
 
-// refuse makes a local refusal, which the next poll reports.
+// refuse makes a local refusal, which the next poll reports. Run logs it when it is new.
 func (c *Client) refuse(r reason.Reason, format string, args ...any) Refusal {
 	detail := cutText(fmt.Sprintf(format, args...))
 	c.event(r, detail)
-	c.log.Info("refused", "reason", string(r), "detail", detail)
+	c.log.Debug("refused", "reason", string(r), "detail", detail)
 	return Refusal{Reason: r, Detail: detail, Remedy: remedy(r), Local: true}
 }
 

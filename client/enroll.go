@@ -189,6 +189,13 @@ var errBase = errors.New("the server raised the base of the release counter, whi
 // counter's value smaller, and releases below it installable again. Only a counter that had to be made anew, after
 // TPM2_Clear, gets a new base.
 func (c *Client) checkBase(base uint64) error {
+	index, err := c.cfg.TPM.Counter()
+	if err != nil {
+		return err
+	}
+	if base > index {
+		return fmt.Errorf("%w: the base %d of the release counter is above the counter, %d", ErrServer, base, index)
+	}
 	agreed := c.agreedBase()
 	fresh := c.anchor == nil && c.state.CounterNew
 	if fresh || agreed == nil || base <= *agreed {

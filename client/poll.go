@@ -307,6 +307,10 @@ func (t *conversation) metadata(ctx context.Context, p wire.PollAnswer) error {
 	if ok, err := t.fetch(ctx, ""); err != nil || !ok {
 		return err
 	}
+	if err := c.trust.checkOffline(); err != nil {
+		t.refuseMetadata(err)
+		return nil
+	}
 	if err := c.trust.keepImage(); err != nil {
 		return err
 	}

@@ -163,6 +163,10 @@ func (t *conversation) oneRelease(targets []tufrepo.DirectorTarget) (product, ve
 
 // policy brings the offline policy of a product and the Sigstore trusted root, both signed by the offline targets role.
 func (t *conversation) policy(ctx context.Context, product string) (artifacts.Policy, []byte, bool, error) {
+	if err := t.client.trust.checkOffline(); err != nil {
+		t.refuseMetadata(err)
+		return artifacts.Policy{}, nil, false, nil
+	}
 	path := artifacts.PolicyPath(product)
 	b, ok, err := t.target(ctx, path, artifacts.MaxPolicyBytes, reason.PolicyMissing)
 	if err != nil || !ok {

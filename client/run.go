@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/cordon-ota/cordon/client/tpm"
@@ -21,10 +22,15 @@ const (
 // and after failures later and later, with jitter, so that a fleet does not return as one.
 func (c *Client) Run(ctx context.Context) error {
 	pause := firstPause
+	var refused []Refusal
 	for {
 		r, err := c.Step(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if err == nil || len(r.Refusals) > 0 { // a round that failed says nothing about what was refused before
+			c.logRefusals(refused, r.Refusals)
+			refused = r.Refusals
 		}
 		wait := r.Next
 		switch {
@@ -44,6 +50,25 @@ func (c *Client) Run(ctx context.Context) error {
 		if err := c.cfg.Sleep(ctx, wait); err != nil {
 			return err
 		}
+	}
+}
+
+// logRefusals logs what was not refused in the round before, and that nothing is refused any more. A device may wait for
+// days with the same refusal; its log says so once.
+func (c *Client) logRefusals(before, now []Refusal) {
+	for i, r := range now {
+		same := func(o Refusal) bool { return o.Reason == r.Reason && o.Local == r.Local }
+		if slices.ContainsFunc(before, same) || slices.ContainsFunc(now[:i], same) {
+			continue
+		}
+		by := "server"
+		if r.Local {
+			by = "device"
+		}
+		c.log.Info("refused", "by", by, "reason", string(r.Reason), "detail", r.Detail, "remedy", r.Remedy)
+	}
+	if len(before) > 0 && len(now) == 0 {
+		c.log.Info("nothing is refused any more")
 	}
 }
 

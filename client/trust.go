@@ -17,6 +17,37 @@ type trust struct {
 	store    store
 	image    *tufrepo.Image
 	director *tufrepo.Director
+	offline  offlineFloor
+}
+
+// offlineFloor is the newest offline targets document that was verified. TUF's recovery from fast-forwarded versions
+// forgets it when timestamp or snapshot keys are rotated (5.3.11); offline keys are not rotated then, and whoever controls
+// the new online keys must not bring an offline policy back that was replaced.
+type offlineFloor struct {
+	version int64
+	doc     []byte
+}
+
+// noteOffline raises the floor to what the image repository's verifier has accepted.
+func (t *trust) noteOffline() {
+	if v := t.image.State().Targets; v > t.offline.version {
+		t.offline = offlineFloor{v, t.image.Cached().Targets}
+	}
+}
+
+// checkOffline refuses targets below the floor, as long as the root still vouches for the document that made it.
+func (t *trust) checkOffline() error {
+	v := t.image.State().Targets
+	if v == 0 || v >= t.offline.version {
+		t.noteOffline()
+		return nil
+	}
+	if _, err := tufrepo.VerifyTargets(t.image.Root(), t.offline.doc); err != nil {
+		t.offline = offlineFloor{}
+		t.noteOffline()
+		return nil
+	}
+	return fmt.Errorf("%w: offline targets %d after %d", tufrepo.ErrRollback, v, t.offline.version)
 }
 
 // loadTrust starts from the roots of the trust bundle and takes from the state directory what verifies from there. The
@@ -48,6 +79,9 @@ func loadTrust(s store, bundle wire.Trust, id identity.DeviceID, at time.Time) (
 		}
 	}
 	image.Restore(cached)
+	if spec, err := tufrepo.VerifyTargets(image.Root(), cached.Targets); err == nil {
+		t.offline = offlineFloor{spec.Version, cached.Targets}
+	}
 	director.Restore(tufrepo.DirectorDocs{
 		Timestamp: s.read(dirDirector+"/timestamp.json", maxDoc),
 		Snapshot:  s.read(dirDirector+"/snapshot.json", maxDoc),

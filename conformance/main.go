@@ -70,5 +70,6 @@ func demoCommand() *cobra.Command {
 	c.Flags().BoolVar(&opt.Keep, "keep", false, "leave everything running for a look, until Ctrl-C")
 	c.Flags().StringVar(&opt.Dir, "dir", "", "work in `DIR`, which must be empty and is kept (default: a temporary folder)")
 	c.Flags().BoolVar(&opt.Postgres, "postgres", false, "keep the server's state in PostgreSQL instead of SQLite")
+	c.Flags().BoolVar(&opt.S3, "s3", false, "keep artifacts in a bucket of a real S3 server, over TLS, instead of a directory; its first use builds the server")
 	return c
 }

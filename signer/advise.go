@@ -45,20 +45,21 @@ var advice = [...]struct {
 	{ceremony.ErrNoPolicy, refused, "set one with 'cordon-sign product set --dir DIR --policy FILE'"},
 	{ceremony.ErrPCRs, usage, "give the output of tpm2_pcrread sha256, or with --from-json that of cordonctl eventlog --json"},
 	{ceremony.ErrInvalid, refused, "compare the directory with the holders' copies, or build the change again"},
-	{publish.ErrConflict, refused, "choose a new version; a published version never changes"},
+	{publish.ErrConflict, refused, "choose a new version, or leave --counter away if the message is about it; a published version never changes"},
 	{publish.ErrNotUKI, refused, "give the UKI, or add measured=no if the firmware does not measure this image"},
 	{reference.ErrUnpredictable, refused, "build the UKI with systemd-stub 252 and without the section that the message names"},
 	{publish.ErrChanged, refused, "publish a finished file; something is still writing it"},
-	{publish.ErrSpec, usage, "for example --component app=app.efi,hw=board-a,installer=uki"},
+	{publish.ErrSpec, usage, "for example --component app=app.efi,hw=board-a,installer=ab"},
 	{publish.ErrImage, usage, "check the path and that the file can be read"},
 	{publish.ErrSetup, refused, "finish the ceremony first: cordon-sign root init, sign, apply"},
-	{artifacts.ErrPolicy, usage, "correct the policy; conformance/docs describes every key"},
+	{artifacts.ErrPolicy, usage, "correct the policy; conformance/docs/operations.md describes every key"},
 	{artifacts.ErrName, usage, "use 1 to 63 of a-z 0-9 . _ -, beginning with a letter or digit"},
 	{artifacts.ErrStatement, usage, "correct the flag that the message names"},
 	{digest.ErrMalformed, usage, "give SHA-256 as 64 lower-case hex digits"},
 	{api.ErrCA, refused, "compare with the CA SHA-256 that cordond prints when it starts; if they differ, somebody else answers at this address"},
 	{api.ErrUnreachable, undecided, "check the address with 'curl -k URL/healthz' and that cordond is running"},
 	{api.ErrAnswer, undecided, "check that the address is the admin listener (port 8444) and that cordond is not older than cordon-sign"},
+	{reference.ErrMalformed, usage, "a baseline needs PCR 0, 2, 3 and 7 of the SHA-256 bank: tpm2_pcrread sha256:0,2,3,7"},
 	{tufrepo.ErrMalformed, refused, "compare the directory with the holders' copies"},
 	{fs.ErrNotExist, usage, "check the path"},
 	{fs.ErrPermission, usage, "check who may read or write the path"},
@@ -83,6 +84,13 @@ func adviseProblem(p *api.Error) (int, string) {
 	code := refused
 	if p.Status >= 500 || p.Status == http.StatusTooManyRequests {
 		code = undecided
+	}
+	// The server's remedies are for every program; these name the flags of this one.
+	switch p.Reason {
+	case reason.Unauthenticated:
+		return code, "the token is unknown: check --token-file; an administrator makes new ones: cordonctl person token"
+	case reason.NotFound:
+		return code, "check the name, and that the address is the admin listener (port 8444)"
 	}
 	if p.Next != "" {
 		return code, p.Next

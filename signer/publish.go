@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -24,20 +25,22 @@ type publishFlags struct {
 	bundleOut  string
 	json       bool
 	options    publish.Options
+
+	counterGiven func() bool
 }
 
 func (a *app) publishCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "publish", Short: "Sign a release and hand it to the server; the same release again changes nothing", Args: cobra.NoArgs,
 		Example: "  cordon-sign publish --server https://cordon.example:8444 --ca-sha256 HEX --token-file ci.token \\\n" +
-			"    --product gateway --version 1.4.0 --component app=app.efi,hw=board-a+board-b,installer=uki --key publisher.pem",
+			"    --product gateway --version 1.4.0 --component app=app.efi,hw=board-a+board-b,installer=ab --key publisher.pem",
 	}
 	var p publishFlags
 	p.server.add(c)
 	f := c.Flags()
 	f.StringVar(&p.options.Product, "product", "", "product")
 	f.StringVar(&p.options.Version, "version", "", "version; it never changes once published")
-	f.Uint64Var(&p.options.Counter, "counter", 0, "release counter; the product's highest + 1 if not given")
+	f.Uint64Var(&p.options.Counter, "counter", 0, "release counter, at least 1; the product's highest + 1 if not given")
 	f.Uint64Var(&p.options.Floor, "floor", 0, "counter below which a device with this release refuses others")
 	f.Uint64Var(&p.options.Requires, "requires", 0, "counter that a device must have reached before")
 	f.IntVar(&p.options.MinimumTier, "minimum-tier", 0, "how strongly a device must have proven its identity, 0 to 5")
@@ -47,9 +50,10 @@ func (a *app) publishCommand() *cobra.Command {
 	f.StringArrayVar(&p.bundles, "bundle", nil, "bundle `FILE` of another publisher over the same statement")
 	f.StringVar(&p.key, "key", "", "private key `FILE` of the publisher")
 	f.StringVar(&p.bundleOut, "bundle-out", "", "keep the signed bundle in `FILE`")
-	f.BoolVar(&p.options.DryRun, "dry-run", false, "check and sign, upload nothing")
+	f.BoolVar(&p.options.DryRun, "dry-run", false, "sign, ask the server what it would say, upload nothing")
 	f.BoolVar(&p.json, "json", false, "print the result as JSON")
 	required(c, "product", "version", "component", "key")
+	p.counterGiven = func() bool { return f.Changed("counter") }
 	c.RunE = a.run("publish", p.run)
 	return c
 }
@@ -73,18 +77,24 @@ func (p *publishFlags) run(ctx context.Context) error {
 	p.options.Progress = line.report
 	result, err := publish.Run(ctx, client, p.options)
 	line.end()
+	if p.bundleOut != "" && result.Bundle != nil { // of a refused dry run, too: another publisher may have to sign first
+		if keep := os.WriteFile(p.bundleOut, result.Bundle, 0o644); keep != nil {
+			return errors.Join(err, fmt.Errorf("cannot keep the bundle: %w", keep))
+		}
+	}
 	if err != nil {
 		return err
-	}
-	if p.bundleOut != "" && result.Bundle != nil {
-		if err := os.WriteFile(p.bundleOut, result.Bundle, 0o644); err != nil {
-			return fmt.Errorf("cannot keep the bundle: %w", err)
-		}
 	}
 	return p.print(result)
 }
 
+// agentInstaller is the one that cordon-agent has.
+const agentInstaller = "ab"
+
 func (p *publishFlags) load() error {
+	if p.counterGiven() && p.options.Counter == 0 {
+		return fmt.Errorf("%w: --counter is at least 1; leave it away for the product's highest + 1", errUsage)
+	}
 	for name, value := range map[string]string{"--product": p.options.Product, "--version": p.options.Version} {
 		if err := artifacts.ValidName(value); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
@@ -94,6 +104,9 @@ func (p *publishFlags) load() error {
 		s, err := publish.ParseSpec(text)
 		if err != nil {
 			return err
+		}
+		if s.Installer != agentInstaller {
+			fmt.Fprintf(os.Stderr, "warning: component %s: the agent of this build installs %s only; a device needs its own client for installer=%s\n", s.Name, agentInstaller, s.Installer)
 		}
 		p.options.Components = append(p.options.Components, s)
 	}
@@ -129,10 +142,10 @@ func (p *publishFlags) print(r publish.Result) error {
 	switch {
 	case r.State != "" && !r.Changed:
 		fmt.Printf("%s counter %d: is there already (%s); nothing changed\n", r.Name, r.Counter, r.State)
-	case r.DryRun && r.Checked == "server":
+	case r.DryRun && len(r.Missing) == 0:
 		fmt.Printf("%s counter %d: the server would take it\n", r.Name, r.Counter)
 	case r.DryRun:
-		fmt.Printf("%s counter %d: all is well here; the server cannot check it before it has %s\n", r.Name, r.Counter, strings.Join(r.Missing, ", "))
+		fmt.Printf("%s counter %d: the server would take it; it has yet to see %s\n", r.Name, r.Counter, strings.Join(r.Missing, ", "))
 	default:
 		fmt.Printf("%s counter %d: %s\n", r.Name, r.Counter, r.State)
 	}

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -198,7 +200,7 @@ func apply(ctx context.Context, d *ceremony.Dir, tokenFile string) error {
 	if !result.Changed {
 		fmt.Fprintln(os.Stderr, "the server had this already; nothing changed")
 	}
-	fmt.Printf("image root %d, director root %d, targets %d, products %q\n", result.ImageRoot, result.DirectorRoot, result.Targets, result.Products)
+	fmt.Printf("image root %d, director root %d, targets %d, products %s\n", result.ImageRoot, result.DirectorRoot, result.Targets, cmp.Or(strings.Join(result.Products, " "), "none"))
 	return nil
 }
 

@@ -114,6 +114,9 @@ func (s *Store) writePiece(ctx context.Context, d digest.SHA256, size, offset in
 	if p.length != offset {
 		return fmt.Errorf("%w: at %d, not %d", artifacts.ErrOffset, p.length, offset)
 	}
+	if err := s.checkRoom(len(b)); err != nil {
+		return err
+	}
 	if _, err := s.writeAt(p.f, b, offset); err != nil {
 		return errors.Join(unavailable("write", err), p.truncate(offset))
 	}

@@ -33,6 +33,7 @@ const (
 type Store struct {
 	dir     string
 	writeAt func(f *os.File, b []byte, offset int64) (int, error) // (*os.File).WriteAt; a test lets the disk run full
+	free    func(dir string) (uint64, error)                      // room in bytes; a test says how much
 }
 
 var _ artifacts.Store = (*Store)(nil)
@@ -41,7 +42,7 @@ var _ artifacts.Store = (*Store)(nil)
 // unfinished uploads stay, so that they can be continued. A directory that cannot be written wraps
 // artifacts.ErrUnavailable.
 func Open(dir string) (*Store, error) {
-	s := &Store{dir: dir, writeAt: (*os.File).WriteAt}
+	s := &Store{dir: dir, writeAt: (*os.File).WriteAt, free: room}
 	for _, sub := range []string{"blobs", "uploads", "names", "temp", "locks"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), dirMode); err != nil {
 			return nil, unavailable("create", err)
@@ -60,6 +61,31 @@ func Open(dir string) (*Store, error) {
 		return nil, err
 	}
 	return s, syncDir(dir)
+}
+
+// reserve is what uploads leave of the disk: the database and the keys often lie on the same one, and whoever may upload
+// could fill it otherwise.
+const reserve = 256 << 20
+
+// room is how much an ordinary user may still write where dir lies.
+func room(dir string) (uint64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return 0, err
+	}
+	return fs.Bavail * uint64(fs.Bsize), nil
+}
+
+// checkRoom refuses n bytes that would leave less than the reserve.
+func (s *Store) checkRoom(n int) error {
+	free, err := s.free(s.dir)
+	if err != nil {
+		return unavailable("measure the free space", err)
+	}
+	if free < uint64(n)+reserve {
+		return fmt.Errorf("%w: %d bytes are free, and uploads leave %d", artifacts.ErrUnavailable, free, reserve)
+	}
+	return nil
 }
 
 // cleanTemp removes temporary files that no living process holds a lock on.

@@ -13,3 +13,9 @@ func LockPart(ctx context.Context, f *os.File, path string) (bool, error) {
 	p, err := lockPart(ctx, f, path)
 	return p != nil, err
 }
+
+// Reserve is what uploads leave of the disk.
+const Reserve = reserve
+
+// SetFree lets a test say how much room there is.
+func (s *Store) SetFree(f func(dir string) (uint64, error)) { s.free = f }

@@ -114,8 +114,8 @@ func putKey(t *testing.T, cfg s3store.Config, key, text string) {
 	}
 }
 
-// damageKeys changes bytes and keeps length and metadata, as a failing disk does.
-func damageKeys(t *testing.T, cfg s3store.Config, part string) {
+// damageKeys changes bytes and keeps their number and, as a failing disk does, the metadata.
+func damageKeys(t *testing.T, cfg s3store.Config, part string, metadata bool) {
 	t.Helper()
 	found := keys(t, cfg, part)
 	if len(found) == 0 {
@@ -125,6 +125,9 @@ func damageKeys(t *testing.T, cfg s3store.Config, part string) {
 		info, err := bucket(t, cfg).StatObject(t.Context(), cfg.Bucket, key, minio.StatObjectOptions{})
 		if err != nil {
 			t.Fatal(err)
+		}
+		if !metadata {
+			info.UserMetadata = nil
 		}
 		b := bytes.Repeat([]byte("x"), int(info.Size))
 		_, err = bucket(t, cfg).PutObject(t.Context(), cfg.Bucket, key, bytes.NewReader(b), info.Size, "", "", minio.PutObjectOptions{UserMetadata: info.UserMetadata})

@@ -106,7 +106,7 @@ func allocated() uint64 {
 // Not parallel: what other tests allocate would count. Everything ever allocated counts, freed or not, so the bound
 // also holds for what is in use at any moment.
 func TestLargeBlobNeedsLittleMemory(t *testing.T) {
-	const size, bound = 100 << 20, 24 << 20
+	const size, bound = 100 << 20, 32 << 20
 	h := sha256.New()
 	if _, err := io.Copy(h, newStream(size)); err != nil {
 		t.Fatal(err)

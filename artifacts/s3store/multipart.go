@@ -55,7 +55,8 @@ func (s *Store) putPart(ctx context.Context, d digest.SHA256, id string, number 
 }
 
 // completeMultipart makes the parts a blob. The server compares ETags and sums, so parts that a rival wrote over these
-// are errGone, and no blob comes to be.
+// are errGone, and no blob comes to be. It is errGone, too, when an earlier attempt was carried out and its answer lost:
+// then the blob is there.
 func (s *Store) completeMultipart(ctx context.Context, d digest.SHA256, id string, parts []part) error {
 	list := make([]minio.CompletePart, len(parts))
 	for i, p := range parts {
@@ -64,14 +65,8 @@ func (s *Store) completeMultipart(ctx context.Context, d digest.SHA256, id strin
 			list[i].ChecksumSHA256 = base64.StdEncoding.EncodeToString(p.SHA256[:])
 		}
 	}
-	err := s.try(ctx, "complete the upload of "+d.String(), func(attempt int) error {
+	err := s.try(ctx, "complete the upload of "+d.String(), func(int) error {
 		_, err := s.core.CompleteMultipartUpload(ctx, s.bucket, s.blobKey(d), id, list, minio.PutObjectOptions{})
-		if attempt > 0 && code(err) == codeNoSuchUpload {
-			// An earlier attempt may have been carried out although its answer was lost.
-			if _, statErr := s.core.StatObject(ctx, s.bucket, s.blobKey(d), minio.StatObjectOptions{}); statErr == nil {
-				return nil
-			}
-		}
 		return err
 	})
 	return goneIf(err, codeNoSuchUpload, codeInvalidPart, "InvalidPartOrder", "EntityTooSmall")

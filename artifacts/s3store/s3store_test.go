@@ -248,6 +248,55 @@ func TestConcurrentUploadsOfParts(t *testing.T) {
 	wantBlob(t, open(t, cfg), b)
 }
 
+// hookReader calls hook once, after its bytes were read.
+type hookReader struct {
+	r    io.Reader
+	hook func()
+}
+
+func (h *hookReader) Read(b []byte) (int, error) {
+	n, err := h.r.Read(b)
+	if err != nil && h.hook != nil {
+		h.hook()
+		h.hook = nil
+	}
+	return n, err
+}
+
+// A rival moves the upload while this one reads: what the rival stored is not overwritten, whether it began the upload
+// or continued it, with a tail or with a part.
+func TestRivalIsNotOverwritten(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ start, mine, rival int }{
+		"BothBegin":    {0, 500, 1000},
+		"BothContinue": {10, 500, 1000},
+		"RivalAPart":   {0, 500, s3store.PartBytes + 1000},
+		"MineAPart":    {10, s3store.PartBytes + 500, 1000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, cfg := newStore(t)
+			rival := open(t, cfg)
+			b := storetest.Bytes(11, 2*s3store.PartBytes)
+			d, size := digest.Of(b), int64(len(b))
+			if test.start > 0 {
+				write(t, s, b, 0, test.start)
+			}
+			hook := func() { write(t, rival, b, test.start, test.rival) }
+			r := io.MultiReader(&hookReader{bytes.NewReader(b[test.start:500]), hook}, bytes.NewReader(b[500:test.mine]))
+			at, err := s.Write(t.Context(), d, size, int64(test.start), r)
+			wantErr(t, "Write", err, artifacts.ErrOffset)
+			if at != int64(test.rival) {
+				t.Errorf("offset beside the error: got %d, want %d", at, test.rival)
+			}
+			wantUploaded(t, s, b, test.rival)
+			finish(t, s, b)
+			wantBlob(t, s, b)
+			wantKeys(t, cfg, 1)
+		})
+	}
+}
+
 // A rival overwrites a part that is already counted: no blob may come of it.
 func TestForeignPartNeverGetsIntoABlob(t *testing.T) {
 	t.Parallel()
@@ -272,7 +321,8 @@ func TestLostPartsStartTheUploadAgain(t *testing.T) {
 		"Parts":        abortUploads,
 		"Tail":         func(t *testing.T, cfg s3store.Config, d digest.SHA256) { removeKeys(t, cfg, d.String()+".") },
 		"State":        func(t *testing.T, cfg s3store.Config, d digest.SHA256) { putKey(t, cfg, "uploads/"+d.String(), "{}") },
-		"DamagedTail":  func(t *testing.T, cfg s3store.Config, d digest.SHA256) { damageKeys(t, cfg, d.String()+".") },
+		"DamagedTail":  func(t *testing.T, cfg s3store.Config, d digest.SHA256) { damageKeys(t, cfg, d.String()+".", true) },
+		"ForeignTail":  func(t *testing.T, cfg s3store.Config, d digest.SHA256) { damageKeys(t, cfg, d.String()+".", false) },
 		"EmptiedState": func(t *testing.T, cfg s3store.Config, d digest.SHA256) { putKey(t, cfg, "uploads/"+d.String(), "") },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -293,7 +343,7 @@ func TestDamagedDocumentIsNotServed(t *testing.T) {
 	if err := s.Create(t.Context(), "a/b", []byte("the document")); err != nil {
 		t.Fatal(err)
 	}
-	damageKeys(t, cfg, "names/a/b!")
+	damageKeys(t, cfg, "names/a/b!", true)
 	data, _, err := s.Load(t.Context(), "a/b")
 	wantErr(t, "Load", err, artifacts.ErrUnavailable)
 	if len(data) > 0 {

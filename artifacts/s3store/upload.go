@@ -212,14 +212,19 @@ func (u *upload) conclude(ctx context.Context, tooLong bool) (int64, error) {
 	if err := u.publish(ctx); err != nil {
 		return u.failed(ctx, err)
 	}
-	// The blob is there; a state that stays behind is never looked at before it.
+	u.clean(ctx)
+	return u.size, nil
+}
+
+// clean removes what a completed upload leaves. A state that stays behind does no harm: nobody looks at it before the
+// blob.
+func (u *upload) clean(ctx context.Context) {
 	if u.revision != "" {
 		_ = u.s.remove(ctx, u.s.stateKey(u.d))
 	}
 	if u.st.Tail.Length > 0 {
 		_ = u.s.remove(ctx, u.tailKey(u.st.Tail))
 	}
-	return u.size, nil
 }
 
 // publish makes the checked bytes readable in one step.
@@ -285,8 +290,13 @@ func (u *upload) failed(ctx context.Context, err error) (int64, error) {
 		return u.lost(ctx, fmt.Errorf("%w: it was continued by another one", artifacts.ErrOffset))
 	case errors.Is(err, errGone), errors.Is(err, artifacts.ErrNotFound):
 		// Parts or the tail went: completed by another one, removed, or ended by a lifecycle rule of the bucket.
-		if done, completeErr := u.s.complete(ctx, u.d, u.size); done || completeErr != nil {
-			return sizeIf(done, u.size), completeErr
+		done, completeErr := u.s.complete(ctx, u.d, u.size)
+		if completeErr != nil {
+			return 0, completeErr
+		}
+		if done {
+			u.clean(ctx)
+			return u.size, nil
 		}
 		if err := u.discardMine(ctx); err != nil {
 			return 0, err

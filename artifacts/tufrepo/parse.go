@@ -150,7 +150,7 @@ func checkKeys(keys map[string]*metadata.Key, limit int) error {
 		if err != nil {
 			return fmt.Errorf("%w: key %s: %v", ErrMalformed, id, err)
 		}
-		if twin, twice := ids[digest.Of(der)]; false && twice { // its holder would count twice towards a threshold
+		if twin, twice := ids[digest.Of(der)]; twice { // its holder would count twice towards a threshold
 			return fmt.Errorf("%w: keys %s and %s are one key", ErrMalformed, twin, id)
 		}
 		ids[digest.Of(der)] = id

@@ -10,6 +10,7 @@ const (
 	ComponentRevoked        Reason = "component_revoked"
 	Conflict                Reason = "conflict"
 	CounterMissing          Reason = "counter_missing"
+	CounterRefused          Reason = "counter_refused"
 	DevicePending           Reason = "device_pending"
 	DeviceQuarantined       Reason = "device_quarantined"
 	DeviceRetired           Reason = "device_retired"
@@ -17,6 +18,7 @@ const (
 	DeviceUnproven          Reason = "device_unproven"
 	DowngradeRefused        Reason = "downgrade_refused"
 	EKUntrusted             Reason = "ek_untrusted"
+	EnrollTokenRefused      Reason = "enroll_token_refused"
 	EventlogMismatch        Reason = "eventlog_mismatch"
 	EventlogMissing         Reason = "eventlog_missing"
 	EvidenceOverdue         Reason = "evidence_overdue"
@@ -40,6 +42,7 @@ const (
 	QuoteMalformed          Reason = "quote_malformed"
 	QuoteSignatureInvalid   Reason = "quote_signature_invalid"
 	RateLimited             Reason = "rate_limited"
+	RecoveryNotListed       Reason = "recovery_not_listed"
 	ReferenceValuesMismatch Reason = "reference_values_mismatch"
 	ReleaseConflict         Reason = "release_conflict"
 	ReleaseOnHold           Reason = "release_on_hold"
@@ -69,6 +72,7 @@ var table = []Row{
 	{ComponentRevoked, Critical, Quarantine, "A component that the device booted has been withdrawn by the offline role", "Boot the recovery release."},
 	{Conflict, Info, Retry, "The state changed in between", "Read the current state and try again."},
 	{CounterMissing, Warning, Hold, "The device's monotonic release counter is gone from its TPM", "Re-activate the device so that the counter is anchored again."},
+	{CounterRefused, Warning, Hold, "The release counter does not fit the product's other releases", "Leave --counter away, or choose one above the highest counter and at most 16 more."},
 	{DevicePending, Info, Retry, "The device's TPM is genuine but nobody has claimed it yet", "Add the device id to the inventory: cordonctl device approve ID --product P --hardware-id H --profile NAME."},
 	{DeviceQuarantined, Critical, Hold, "The device is in quarantine and may fetch the recovery release only", "Boot the recovery release, prove it, and let two people release the device."},
 	{DeviceRetired, Warning, Hold, "The device was retired", "Ask an operator; a retired device gets nothing."},
@@ -76,6 +80,7 @@ var table = []Row{
 	{DeviceUnproven, Info, Retry, "The device has no fresh proof of its boot state", "Poll with a quote over the challenge in the answer."},
 	{DowngradeRefused, Warning, Hold, "The release counter is below what the device or the offline policy allows", "Publish a release with a higher counter."},
 	{EKUntrusted, Warning, Retry, "The endorsement certificate does not chain to a trusted TPM manufacturer", "Add the manufacturer's root with 'ek_roots_file' after checking it, or replace the TPM."},
+	{EnrollTokenRefused, Info, Retry, "The enrollment token is unknown, used or expired", "Ask an operator for a new one: cordonctl enroll-token new."},
 	{EventlogMismatch, Critical, Quarantine, "The event log does not explain the quoted PCR values", "Check the boot chain for a component that measures without logging, then boot the recovery release."},
 	{EventlogMissing, Info, Retry, "The event log is needed to judge this quote and was not sent", "Send the log when the answer asks for it."},
 	{EvidenceOverdue, Warning, Hold, "The device has not proven its boot state within its lease and grace", "Let the device poll; it heals by itself with one fresh quote."},
@@ -99,6 +104,7 @@ var table = []Row{
 	{QuoteMalformed, Warning, Retry, "The quote or its wrapping cannot be parsed", "Update the client library; a current one never sends this."},
 	{QuoteSignatureInvalid, Warning, Retry, "The signature of the quote does not verify with the registered attestation key", "Enroll again if the TPM was cleared; otherwise treat it as an attempt to impersonate the device."},
 	{RateLimited, Info, Retry, "Too many requests", "Wait for the time in Retry-After."},
+	{RecoveryNotListed, Warning, Hold, "The release calls itself a recovery release and the offline policy does not list its image", "List the image with 'cordon-sign product recovery' and let the holders sign."},
 	{ReferenceValuesMismatch, Critical, Hold, "The Reference Values in the release are not those predicted from its image", "Publish with a current cordon-sign."},
 	{ReleaseConflict, Warning, Hold, "This version is published already with other bytes", "Choose a new version; a published version never changes."},
 	{ReleaseOnHold, Warning, Hold, "An operator holds this release", "Resume the release, or publish a new one."},

@@ -36,6 +36,7 @@ const (
 type section struct {
 	name    string
 	virtual int64 // VirtualSize
+	address int64 // VirtualAddress
 	offset  int64 // PointerToRawData
 	raw     int64 // SizeOfRawData
 }
@@ -155,6 +156,7 @@ func (im *image) sectionTable(off int64, count int) error {
 		s := section{
 			name:    strings.TrimRight(string(table[:8]), "\x00"),
 			virtual: int64(binary.LittleEndian.Uint32(table[8:])),
+			address: int64(binary.LittleEndian.Uint32(table[12:])),
 			raw:     int64(binary.LittleEndian.Uint32(table[16:])),
 			offset:  int64(binary.LittleEndian.Uint32(table[20:])),
 		}

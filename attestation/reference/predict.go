@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/cordon-ota/cordon/attestation/digest"
@@ -116,7 +117,35 @@ func (u *uki) check() error {
 			return errors.Join(err, fmt.Errorf("%w: it has a section %s", ErrUnpredictable, name))
 		}
 	}
+	for i, s := range u.im.sections {
+		if err := u.checkSection(i, s); err != nil {
+			return err
+		}
+	}
 	return u.checkStub()
+}
+
+// checkSection refuses what the stub would see otherwise than this package does. The stub takes sections from memory, by
+// the beginning of their names, and the last one of a name wins.
+func (u *uki) checkSection(index int, s section) error {
+	for _, name := range slices.Concat(otherSections[:], measuredSections[:]) {
+		if s.name != name && strings.HasPrefix(s.name, name) && !slices.Contains(otherSections[:], s.name) {
+			return fmt.Errorf("%w: section %q begins like %s", ErrUnpredictable, s.name, name)
+		}
+	}
+	if !slices.Contains(measuredSections[:], s.name) {
+		return nil
+	}
+	for i, other := range u.im.sections {
+		inMemory := other.virtual
+		if inMemory == 0 {
+			inMemory = other.raw // as firmware does
+		}
+		if i != index && s.address < other.address+inMemory && other.address < s.address+s.virtual {
+			return fmt.Errorf("%w: in memory section %s lies over section %q", ErrUnpredictable, s.name, other.name)
+		}
+	}
+	return nil
 }
 
 // checkStub compares the stub's version with the one that is modelled: later ones measure more.
@@ -212,6 +241,9 @@ func (u *uki) loadOptions(s section) ([]byte, error) {
 	text, err := readAt(u.im.r, s.offset, int(s.virtual))
 	if err != nil {
 		return nil, err
+	}
+	if len(strings.Trim(string(text), " ")) != len(text) {
+		return nil, fmt.Errorf("%w: section .cmdline begins or ends with a space; some versions of the stub leave it out", ErrUnpredictable)
 	}
 	out := make([]byte, 0, 2*len(text)+2)
 	for i, c := range text {

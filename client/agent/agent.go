@@ -68,7 +68,13 @@ func lock(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot use state directory: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	path := filepath.Join(dir, "lock")
+	if info, err := os.Lstat(path); err == nil && !info.Mode().IsRegular() { // a link would lead to a file elsewhere
+		if err := os.RemoveAll(path); err != nil {
+			return nil, fmt.Errorf("cannot lock state directory: %w", err)
+		}
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot lock state directory: %w", err)
 	}

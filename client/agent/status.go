@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/cordon-ota/cordon/client"
 )
@@ -30,7 +32,7 @@ func printStatus(w io.Writer, s client.Status) {
 		return
 	}
 	line := func(name, format string, args ...any) {
-		fmt.Fprintf(w, "%-14s %s\n", name, fmt.Sprintf(format, args...))
+		fmt.Fprintf(w, "%-14s %s\n", name, printable(fmt.Sprintf(format, args...)))
 	}
 	line("device", "%s", s.Device)
 	if s.Enrolled {
@@ -57,6 +59,16 @@ func printStatus(w io.Writer, s client.Status) {
 		line("to report", "%d events", s.Events)
 	}
 	printRefusals(w, s.Refusals)
+}
+
+// printable keeps a state directory that somebody edited from writing to the terminal what it likes.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 func orNone(s string) string {

@@ -83,6 +83,17 @@ func adviseProblem(p *api.Error) (int, string) {
 	if p.Status >= 500 || p.Status == http.StatusTooManyRequests {
 		code = undecided
 	}
+	// The server's remedies are for every program; these name the flags of this one.
+	switch p.Reason {
+	case reason.Unauthenticated:
+		return code, "the token is unknown: check --token-file; the one-time token ends with the second person; an administrator makes new ones: cordonctl person token"
+	case reason.PermissionDenied:
+		return code, "ask somebody whose role may; 'cordonctl person list' shows the roles"
+	case reason.RequestMalformed:
+		return code, "correct the flag or argument that the message names; see --help of the command"
+	case reason.NotFound:
+		return code, "check the name, and that the address is the admin listener (port 8444)"
+	}
 	if p.Next != "" {
 		return code, p.Next
 	}

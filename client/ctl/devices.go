@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -77,7 +78,7 @@ func showQuarantine(w io.Writer, q api.Quarantine) {
 	case q.EndedAt != nil:
 		fmt.Fprintf(w, "  ended %s\n", when(q.EndedAt))
 	case q.RecoveredAt != nil:
-		fmt.Fprintf(w, "  proved a good state at %s; two people besides %s let it go with 'cordonctl device release'\n", when(q.RecoveredAt), plain(q.By))
+		fmt.Fprintf(w, "  proved a good state at %s; two people, not counting who quarantined it, let it go with 'cordonctl device release'\n", when(q.RecoveredAt))
 	default:
 		fmt.Fprintf(w, "  has not proven a good state since; it gets the recovery release only\n")
 	}
@@ -91,6 +92,9 @@ func (a *app) deviceList() *cobra.Command {
 	product := c.Flags().String("product", "", "only of this `PRODUCT`")
 	standing := c.Flags().String("standing", "", "only with this standing: unproven, affirmed, stale or refused")
 	c.RunE = a.run("list devices", func(ctx context.Context, _ []string) error {
+		if !slices.Contains([]string{"", "unproven", "affirmed", "stale", "refused"}, *standing) {
+			return fmt.Errorf("%w: --standing %q is none of unproven, affirmed, stale, refused", errUsage, *standing)
+		}
 		devices, err := a.fleet(ctx, *product, *standing)
 		if err != nil {
 			return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -29,11 +30,11 @@ type provisioned struct {
 }
 
 type rootView struct {
-	Version   int64         `json:"version"`
-	SHA256    digest.SHA256 `json:"sha256"`
-	Threshold int           `json:"threshold"`
-	Keys      []string      `json:"key_ids"` // of the root role
-	Expires   time.Time     `json:"expires"`
+	Version   int64           `json:"version"`
+	SHA256    digest.SHA256   `json:"sha256"`
+	Threshold int             `json:"threshold"`
+	Keys      []digest.SHA256 `json:"fingerprints"` // of the root role, as cordon-sign shows them
+	Expires   time.Time       `json:"expires"`
 }
 
 func (a *app) provisionCommand() *cobra.Command {
@@ -155,11 +156,11 @@ func viewRoot(doc []byte) (rootView, error) {
 	}
 	out := rootView{Version: spec.Version, SHA256: digest.Of(doc), Threshold: spec.Threshold[tufrepo.RoleRoot], Expires: spec.Expires}
 	for _, key := range spec.Keys[tufrepo.RoleRoot] {
-		id, err := tufrepo.KeyID(key)
+		der, err := x509.MarshalPKIXPublicKey(key)
 		if err != nil {
-			return rootView{}, err
+			return rootView{}, fmt.Errorf("cannot encode key of the root: %w", err)
 		}
-		out.Keys = append(out.Keys, id)
+		out.Keys = append(out.Keys, digest.Of(der))
 	}
 	return out, nil
 }
@@ -171,8 +172,11 @@ func (p provisioned) show(w io.Writer) error {
 		rootView
 	}{{"image root", p.ImageRoot}, {"director root", p.DirectorRoot}} {
 		fmt.Fprintf(w, "%s %d, expires %s, sha256 %s\n", r.name, r.Version, moment(r.Expires), r.SHA256)
-		fmt.Fprintf(w, "  %d of these keys sign it: %s\n", r.Threshold, strings.Join(r.Keys, " "))
+		fmt.Fprintf(w, "  %d of these keys sign it:\n", r.Threshold)
+		for _, fingerprint := range r.Keys {
+			fmt.Fprintf(w, "    %s\n", fingerprint)
+		}
 	}
-	note("compare the key ids with the holders' before you build the file into an image: cordon-sign root show")
+	note("compare the keys with the holders' before you build the file into an image: each holder runs cordon-sign keys show")
 	return nil
 }

@@ -33,7 +33,11 @@ func (a *app) releaseCommand() *cobra.Command {
 			return c.ApproveRelease(ctx, product, version)
 		}),
 		verb("resume", "Approve that a held release goes on; it takes two people", "resume the release", func(ctx context.Context, c *api.Client, product, version string) (api.Release, error) {
-			return c.ResumeRelease(ctx, product, version)
+			r, err := c.ResumeRelease(ctx, product, version)
+			if err == nil && r.Hold {
+				note("approved; it stays on hold until a second person resumes it")
+			}
+			return r, err
 		}))
 }
 
@@ -143,6 +147,9 @@ func (a *app) rolloutCommand() *cobra.Command {
 		devices, err := a.fleet(ctx, args[0], "")
 		if err != nil {
 			return err
+		}
+		if len(releases) == 0 && len(devices) == 0 {
+			note("there is no release and no device of this product")
 		}
 		r := countRollout(args[0], releases, devices, time.Now())
 		return a.print(r, r.show)

@@ -71,7 +71,7 @@ func (s *serverFlags) fill() error {
 	case s.url == "":
 		return fmt.Errorf("%w: no server; give --server, or set it in %s", errUsage, configName())
 	case s.ca == "" && s.pin == "":
-		return fmt.Errorf("%w: no CA certificate; give --ca, or set it in %s", errUsage, configName())
+		return fmt.Errorf("%w: no CA certificate; give --ca or --ca-sha256, or set ca in %s", errUsage, configName())
 	}
 	return nil
 }

@@ -36,7 +36,12 @@ func showWhy(w io.Writer, y api.Why) error {
 		showVerdict(w, *y.Verdict, when(y.AppraisedAt))
 	}
 	fmt.Fprintln(w, "\nWHAT IT MAY HAVE NOW")
-	showDecision(w, y.Decision)
+	if y.Decision.Release != "" && y.Decision.Release == y.Device.Proven {
+		fmt.Fprintf(w, "%s, which it has proved already\n", plain(y.Decision.Release))
+		showReasons(w, y.Decision)
+	} else {
+		showDecision(w, y.Decision)
+	}
 	fmt.Fprintln(w, "\nWHAT HAPPENED, THE NEWEST FIRST")
 	return showEvents(w, y.Events)
 }
@@ -77,6 +82,10 @@ func showDecision(w io.Writer, d api.Decision) {
 	} else {
 		fmt.Fprintln(w, "nothing is offered")
 	}
+	showReasons(w, d)
+}
+
+func showReasons(w io.Writer, d api.Decision) {
 	for i, r := range d.Reasons {
 		fmt.Fprintf(w, "- %s\n", plain(explain(r)))
 		if i < len(d.Detail) && d.Detail[i] != "" {

@@ -138,13 +138,35 @@ func (w *world) replay(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if len(s.Refusals) > 0 {
-		return "", fmt.Errorf("A should be as before, got %s", s)
+		return "", fmt.Errorf("device A should be as before, got %s", s)
 	}
 	if err := w.a.expectProven(ctx, product+"/1.1"); err != nil {
 		return "", err
 	}
 	w.ok("A was not harmed: it polls, nothing is refused, and the server still counts 1.1 as proven")
+	if err := w.reported(ctx, reason.MetadataForOtherDevice); err != nil {
+		return "", err
+	}
+	w.ok("A told the true server what it was served; the audit log has it: client.event %s", reason.MetadataForOtherDevice)
 	return "6 attacks, 6 refusals by name", nil
+}
+
+// reported checks that the audit log holds what A refused by itself.
+func (w *world) reported(ctx context.Context, r reason.Reason) error {
+	bob, err := w.as("bob")
+	if err != nil {
+		return err
+	}
+	why, err := bob.Why(ctx, w.a.id)
+	if err != nil {
+		return err
+	}
+	for _, e := range why.Events {
+		if e.Type == "client.event" && strings.Contains(string(e.Data), string(r)) {
+			return nil
+		}
+	}
+	return fmt.Errorf("no client.event of device A names %s", r)
 }
 
 // replayAsStranger sends A's poll with a TLS key that nobody knows.
@@ -271,7 +293,7 @@ func (w *world) impersonate(ctx context.Context, lie wire.PollAnswer, want reaso
 		return err
 	}
 	if !s.refused(want, true) || s.Staged != "" {
-		return fmt.Errorf("%s: A should refuse it with %s, got %s", what, want, s)
+		return fmt.Errorf("%s: device A should refuse it with %s, got %s", what, want, s)
 	}
 	w.attack(what, "the device", string(want))
 	return nil
@@ -311,7 +333,7 @@ func (w *world) swapImage(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if !s.refused(reason.ArtifactMismatch, true) || s.Staged != "" || s.reboot {
-		return "", fmt.Errorf("A should refuse the image with %s, got %s", reason.ArtifactMismatch, s)
+		return "", fmt.Errorf("device A should refuse the image with %s, got %s", reason.ArtifactMismatch, s)
 	}
 	w.attack("another image under the name of 1.2", "the device", string(reason.ArtifactMismatch))
 	if err := w.a.expectRunning(ctx, product+"/1.1"); err != nil {
@@ -347,7 +369,7 @@ func (w *world) stored(image string) (string, error) {
 		return "", err
 	}
 	name, found := sum.String(), ""
-	err = filepath.WalkDir(w.path("cordon-data", "artifacts"), func(path string, e fs.DirEntry, err error) error {
+	err = filepath.WalkDir(w.artifactFiles(), func(path string, e fs.DirEntry, err error) error {
 		if err == nil && e.Type().IsRegular() && strings.Contains(path, name) {
 			found = path
 		}

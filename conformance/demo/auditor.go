@@ -42,7 +42,7 @@ func (w *world) verifies(ctx context.Context) error {
 	}
 	for _, line := range strings.Split(strings.TrimSpace(out), "\n") {
 		if strings.HasPrefix(line, "ok ") || strings.HasPrefix(line, "coverage") {
-			w.say("  %s", line)
+			fmt.Fprintf(w.out, "     | %s\n", line)
 		}
 	}
 	page, err := os.ReadFile(w.path("report.html"))

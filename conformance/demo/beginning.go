@@ -224,7 +224,7 @@ func (w *world) publishFirst(ctx context.Context) (string, error) {
 	if err := w.published(ctx, "1.0"); err != nil {
 		return "", err
 	}
-	w.ok("gateway/1.0 is published; the server predicted the same Reference Values from the image")
+	w.ok("gateway/1.0 is published; its Reference Values are part of the signed statement")
 	r, err = w.publish(ctx, "1.0", "publisher.pem")
 	if err != nil {
 		return "", err
@@ -261,8 +261,8 @@ func (w *world) published(ctx context.Context, version string, more ...string) e
 	if err != nil {
 		return err
 	}
-	if release.State != api.ReleasePublished {
-		return fmt.Errorf("%s is %s", release.Name, release.State)
+	if release.State != api.ReleasePublished || release.Release.Components[0].ReferenceValues.IsZero() {
+		return fmt.Errorf("%s is %s: %+v", release.Name, release.State, release.Release)
 	}
 	return nil
 }
@@ -354,7 +354,7 @@ func (w *world) firstUpdate(ctx context.Context) (string, error) {
 		if now.Proven != product+"/"+recovery {
 			return "", fmt.Errorf("%s should have proven the factory image, the server says %q", d.name, now.Proven)
 		}
-		w.ok("%s verified both repositories, the publisher and the statement before it downloaded anything", d.name)
+		w.ok("the server has %s's proof of the factory image; %s has verified 1.0, written it to its other slot and asks for a restart", d.name, d.name)
 		if err := d.finish(ctx, product+"/1.0"); err != nil {
 			return "", err
 		}
@@ -392,7 +392,7 @@ func (w *world) secondUpdate(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if !s.Committed {
-		return "", fmt.Errorf("A should have committed 1.1, got %s", s)
+		return "", fmt.Errorf("device A should have committed 1.1, got %s", s)
 	}
 	if err := w.a.expectProven(ctx, product+"/1.1"); err != nil {
 		return "", err

@@ -33,6 +33,7 @@ type Options struct {
 	Bin         string    // Optional: folder of the built programs; default: .build/demo of the repository
 	Keep        bool      // stay up after the end until the context ends
 	Postgres    bool      // PostgreSQL instead of SQLite
+	S3          bool      // a bucket of an S3 server instead of a directory for artifacts
 	postgresDir string    // folder of the cluster; default: a temporary one, which goes with the server
 	times       string    // the [times] of the configuration; default: those of the story
 	Out         io.Writer // the story
@@ -52,6 +53,9 @@ func Run(ctx context.Context, opt Options) (Summary, error) {
 	started := time.Now()
 	err = w.play(ctx)
 	w.summary.Took = time.Since(started)
+	if err != nil {
+		fmt.Fprintf(opt.Log, "the end of cordond's log:\n%s\n", tail(w.server.log))
+	}
 	w.summary.print(opt.Out)
 	if opt.Keep {
 		w.invite(ctx)

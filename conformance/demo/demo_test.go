@@ -44,12 +44,12 @@ func programs(t *testing.T) string {
 // The whole story, on both databases.
 func TestStoryEndsWell(t *testing.T) {
 	t.Parallel()
-	for name, postgres := range map[string]bool{"sqlite": false, "postgres": true} {
+	for name, parts := range map[string]demo.Options{"SQLite and a directory": {}, "PostgreSQL and S3": {Postgres: true, S3: true}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var out bytes.Buffer
 			dir := filepath.Join(t.TempDir(), "work")
-			summary, err := demo.Run(t.Context(), demo.Options{Dir: dir, Bin: programs(t), Postgres: postgres, Out: &out, Log: t.Output()})
+			summary, err := demo.Run(t.Context(), demo.Options{Dir: dir, Bin: programs(t), Postgres: parts.Postgres, S3: parts.S3, Out: &out, Log: t.Output()})
 			if err != nil {
 				t.Fatalf("%v\n%s", err, out.String())
 			}

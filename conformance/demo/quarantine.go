@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 
@@ -45,10 +46,10 @@ func (w *world) tamper(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if s.Verdict != "refused" || !s.refused(reason.PCRMismatch, false) {
-		return "", fmt.Errorf("B should be refused for %s, got %s", reason.PCRMismatch, s)
+		return "", fmt.Errorf("device B should be refused for %s, got %s", reason.PCRMismatch, s)
 	}
 	if s.Staged != product+"/"+recovery || !s.reboot {
-		return "", fmt.Errorf("B should have been given the recovery release alone, got %s", s)
+		return "", fmt.Errorf("device B should have been given the recovery release alone, got %s", s)
 	}
 	w.ok("B's agent still runs and polls, but its TPM cannot lie: verdict refused, %s", reason.PCRMismatch)
 	return w.namedEvent(ctx)
@@ -74,14 +75,14 @@ func (w *world) namedEvent(ctx context.Context) (string, error) {
 			continue
 		}
 		w.ok("PCR %d, event %d: %s", *f.PCR, *f.Event, f.Detail)
-		named = true
+		named = named || strings.Contains(f.Detail, "command line")
 	}
 	if !named {
-		return "", fmt.Errorf("no finding names an event: %+v", why.Verdict.Findings)
+		return "", fmt.Errorf("no finding names the event of the command line: %+v", why.Verdict.Findings)
 	}
 	q := why.Device.Quarantine
 	if q == nil || !has(q.Causes, reason.PCRMismatch) || why.Device.Segment != "restricted" {
-		return "", fmt.Errorf("B should be in quarantine and restricted, got segment %s, quarantine %+v", why.Device.Segment, q)
+		return "", fmt.Errorf("device B should be in quarantine and restricted, got segment %s, quarantine %+v", why.Device.Segment, q)
 	}
 	w.ok("B is in quarantine since %s, segment %s", q.Since.Format("15:04:05"), why.Device.Segment)
 	return "quarantined, event named", nil
@@ -104,7 +105,7 @@ func (w *world) recover(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if !s.refused(reason.DeviceQuarantined, false) {
-		return "", fmt.Errorf("B should have recovered and still be in quarantine, got %s", s)
+		return "", fmt.Errorf("device B should have recovered and still be in quarantine, got %s", s)
 	}
 	w.ok("B proved gateway/%s over a challenge; quarantine is sticky, so it still gets nothing else: %s", recovery, reason.DeviceQuarantined)
 	if err := w.twoPersons(ctx); err != nil {

@@ -42,8 +42,8 @@ update_deadline = "1h"
 enforce = "200ms"
 `
 
-// configure writes the configuration. devicesURL is what devices connect to.
-func (w *world) configure(devicesURL, database string) error {
+// configure writes the configuration. devicesURL is what devices connect to; database and bucket are lines of it.
+func (w *world) configure(devicesURL, database, bucket string) error {
 	var err error
 	s := &w.server
 	for _, address := range []*string{&s.devices, &s.admin, &s.metrics} {
@@ -51,8 +51,8 @@ func (w *world) configure(devicesURL, database string) error {
 			return err
 		}
 	}
-	text := fmt.Sprintf("data_dir = %q\nek_roots_file = %q\n%s\n[listen]\ndevices = %q\nadmin = %q\nmetrics = %q\ndevice_url = %q\n%s",
-		w.path("cordon-data"), w.path("ek-roots.pem"), database, s.devices, s.admin, s.metrics, devicesURL, w.times())
+	text := fmt.Sprintf("data_dir = %q\nek_roots_file = %q\n%s\n[listen]\ndevices = %q\nadmin = %q\nmetrics = %q\ndevice_url = %q\n%s\n%s",
+		w.path("cordon-data"), w.path("ek-roots.pem"), database, s.devices, s.admin, s.metrics, devicesURL, w.times(), bucket)
 	s.config, s.log = w.path("cordond.toml"), w.path("cordond.log")
 	return os.WriteFile(s.config, []byte(text), 0o600)
 }

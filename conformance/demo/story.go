@@ -54,7 +54,30 @@ func (w *world) say(format string, args ...any) {
 
 // ok tells what was checked.
 func (w *world) ok(format string, args ...any) {
-	fmt.Fprintf(w.out, "     ok  %s\n", fmt.Sprintf(format, args...))
+	fmt.Fprintf(w.out, "     ok  %s\n", wrap(fmt.Sprintf(format, args...), lineWidth, "\n         "))
+}
+
+// lineWidth is where lines of the story are broken; one long word may be longer.
+const lineWidth = 108
+
+// wrap breaks text between words.
+func wrap(text string, width int, newline string) string {
+	var out strings.Builder
+	column := 0
+	for i, word := range strings.Fields(text) {
+		switch {
+		case i == 0:
+		case column+1+len(word) > width:
+			out.WriteString(newline)
+			column = 0
+		default:
+			out.WriteByte(' ')
+			column++
+		}
+		out.WriteString(word)
+		column += len(word)
+	}
+	return out.String()
 }
 
 // attack tells an attack, who refused it and under which name.

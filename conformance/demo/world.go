@@ -32,6 +32,7 @@ type world struct {
 	kernels       []parts.KernelImage
 	images        map[string]string // version -> UKI
 	postgres      *parts.Postgres
+	s3            *parts.S3 // nil with a directory
 	server        server
 	relay         *relay // the network between devices and server
 	databaseRelay *relay // likewise between server and PostgreSQL; nil with SQLite
@@ -70,7 +71,11 @@ func (w *world) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := w.configure("https://"+w.relay.address(), database); err != nil {
+	bucket, err := w.bucket(ctx)
+	if err != nil {
+		return err
+	}
+	if err := w.configure("https://"+w.relay.address(), database, bucket); err != nil {
 		return err
 	}
 	w.relay.connectTo(w.server.devices)
@@ -151,6 +156,38 @@ func (w *world) database(ctx context.Context) (string, error) {
 	return fmt.Sprintf("database_file = %q\n", file), nil
 }
 
+// bucket returns the section of the configuration that names the bucket for artifacts; none with a directory.
+func (w *world) bucket(ctx context.Context) (string, error) {
+	if !w.opt.S3 {
+		return "", nil
+	}
+	var err error
+	if w.s3, err = parts.StartS3(ctx, ""); err != nil {
+		return "", err
+	}
+	name, err := w.s3.NewBucket(ctx)
+	if err != nil {
+		return "", err
+	}
+	access, secret := w.s3.Keys()
+	files := map[string]string{"s3-access.key": access, "s3-secret.key": secret}
+	for file, content := range files {
+		if err := os.WriteFile(w.path(file), []byte(content+"\n"), 0o600); err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("[s3]\nendpoint = %q\nbucket = %q\nregion = %q\naccess_key_file = %q\nsecret_key_file = %q\nca_file = %q\npath_style = true\n",
+		w.s3.Endpoint(), name, w.s3.Region(), w.path("s3-access.key"), w.path("s3-secret.key"), w.s3.CertificateFile()), nil
+}
+
+// artifactFiles is the folder in which the bytes of artifacts lie in the end.
+func (w *world) artifactFiles() string {
+	if w.s3 != nil {
+		return w.s3.Dir()
+	}
+	return w.path("cordon-data", "artifacts")
+}
+
 // databaseURL names a database through a relay, so that PostgreSQL may come back at another address.
 func (w *world) databaseURL(name string) (string, error) {
 	u, err := url.Parse(w.postgres.TCPDSN(name))
@@ -181,6 +218,9 @@ func (w *world) close() {
 	}
 	if w.postgres != nil {
 		errs = append(errs, w.postgres.Stop())
+	}
+	if w.s3 != nil {
+		errs = append(errs, w.s3.Stop())
 	}
 	if w.temporary {
 		errs = append(errs, os.RemoveAll(w.dir))

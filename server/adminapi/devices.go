@@ -218,7 +218,7 @@ func (s *Server) approveDevice(c echo.Context, caller authn.Caller) error {
 	if err := decode(c, &req); err != nil {
 		return err
 	}
-	if err := checkEntry(req); err != nil {
+	if err := s.checkEntry(req); err != nil {
 		return err
 	}
 	d, err := s.device(c)
@@ -228,8 +228,8 @@ func (s *Server) approveDevice(c echo.Context, caller authn.Caller) error {
 	if req.Device != "" && req.Device != d.ID {
 		return problem.Malformed("the body names another device than the path")
 	}
-	if d.Lifecycle != fleet.Pending {
-		return problem.New(http.StatusConflict, reason.Conflict, "the device is %s, not pending", d.Lifecycle)
+	if !fleet.Claimable(d) {
+		return problem.New(http.StatusConflict, reason.Conflict, "the device is %s and %s: a claim can be corrected only before the first proof", d.Lifecycle, d.Standing)
 	}
 	step := fleet.Claim(d, fleet.Admission{
 		Product: req.Product, HardwareID: req.HardwareID, Profile: req.Profile, By: "approval:" + caller.Name, Tier: fleet.TierClaimed,
@@ -238,15 +238,36 @@ func (s *Server) approveDevice(c echo.Context, caller authn.Caller) error {
 }
 
 func (s *Server) retireDevice(c echo.Context, caller authn.Caller) error {
-	d, err := s.device(c)
-	if err != nil {
-		return err
+	return s.tighten(c, caller, func(d fleet.Device, _ *fleet.Quarantine) (fleet.Step, error) {
+		return fleet.Retire(d, caller.Name), nil
+	})
+}
+
+// tightenAttempts bounds how often a decision is made again that a poll of the device has overtaken.
+const tightenAttempts = 32
+
+// tighten decides again on the device's newest state when it has changed in between: a device must not escape by polling.
+func (s *Server) tighten(c echo.Context, caller authn.Caller, decide func(fleet.Device, *fleet.Quarantine) (fleet.Step, error)) error {
+	var err error
+	for range tightenAttempts {
+		var d fleet.Device
+		if d, err = s.device(c); err != nil {
+			return err
+		}
+		var q *fleet.Quarantine
+		if q, err = s.quarantineOf(c.Request().Context(), d.ID); err != nil {
+			return err
+		}
+		var step fleet.Step
+		if step, err = decide(d, q); err != nil {
+			return err
+		}
+		err = s.apply(c, caller, d, q, step, store.Change{})
+		if known, ok := errors.AsType[*problem.Error](err); !ok || known.Reason != reason.Conflict {
+			return err
+		}
 	}
-	q, err := s.quarantineOf(c.Request().Context(), d.ID)
-	if err != nil {
-		return err
-	}
-	return s.apply(c, caller, d, q, fleet.Retire(d, caller.Name), store.Change{})
+	return err
 }
 
 func (s *Server) isolateDevice(c echo.Context, caller authn.Caller) error {
@@ -257,18 +278,12 @@ func (s *Server) isolateDevice(c echo.Context, caller authn.Caller) error {
 	if req.Detail == "" || len(req.Detail) > maxDetail {
 		return problem.Malformed("say why in detail, in at most %d bytes", maxDetail)
 	}
-	d, err := s.device(c)
-	if err != nil {
-		return err
-	}
-	q, err := s.quarantineOf(c.Request().Context(), d.ID)
-	if err != nil {
-		return err
-	}
-	if q != nil || d.Lifecycle != fleet.Active {
-		return problem.New(http.StatusConflict, reason.Conflict, "the device is not active, or in quarantine already")
-	}
-	return s.apply(c, caller, d, q, fleet.Isolate(d, q, caller.Name, req.Detail, s.Now()), store.Change{})
+	return s.tighten(c, caller, func(d fleet.Device, q *fleet.Quarantine) (fleet.Step, error) {
+		if q != nil || d.Lifecycle != fleet.Active {
+			return fleet.Step{}, problem.New(http.StatusConflict, reason.Conflict, "the device is not active, or in quarantine already")
+		}
+		return fleet.Isolate(d, q, caller.Name, req.Detail, s.Now()), nil
+	})
 }
 
 // releaseDevice adds one person's approval; the one that completes the set ends the quarantine.
@@ -304,18 +319,47 @@ func (s *Server) releaseDevice(c echo.Context, caller authn.Caller) error {
 			return problem.New(http.StatusConflict, reason.SamePerson, "%s has approved this already; a second person is needed", caller.Name)
 		}
 	}
+	counts, err := s.voices(ctx, before)
+	if err != nil {
+		return err
+	}
 	step := fleet.Step{Device: d}
-	if len(fleet.Loosen(*q, append(before, own))) == 0 {
+	if len(fleet.Loosen(*q, append(counts, own))) == 0 {
 		step = fleet.End(d, *q, s.Now())
 	}
 	return s.apply(c, caller, d, q, step, change)
 }
 
-func checkEntry(e api.InventoryEntry) error {
+// voices drops the approvals of people who are disabled by now: one that was given with a stolen token must not count
+// once the theft was noticed.
+func (s *Server) voices(ctx context.Context, approvals []fleet.Approval) ([]fleet.Approval, error) {
+	var out []fleet.Approval
+	for _, a := range approvals {
+		p, err := s.Store.Person(ctx, a.Person)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read who approved: %w", err)
+		}
+		if !p.Disabled {
+			out = append(out, a)
+		}
+	}
+	return out, nil
+}
+
+// checkEntry checks the names of a claim, and that there is a signed policy and baseline to hold the device against: a
+// typing error must not become a device that nobody can use.
+func (s *Server) checkEntry(e api.InventoryEntry) error {
 	for name, value := range map[string]string{"product": e.Product, "hardware_id": e.HardwareID, "profile": e.Profile} {
 		if err := artifacts.ValidName(value); err != nil {
 			return problem.Malformed("%s: %v", name, err)
 		}
+	}
+	product := s.Repository.Catalog().Products[e.Product]
+	if product == nil || product.PolicyDigest.IsZero() {
+		return problem.New(http.StatusUnprocessableEntity, reason.PolicyMissing, "the offline targets role has signed no policy for product %q", e.Product)
+	}
+	if _, ok := product.Baselines[e.Profile]; !ok {
+		return problem.New(http.StatusUnprocessableEntity, reason.PolicyMissing, "the offline targets role has signed no baseline of product %q for profile %q: run 'cordon-sign product baseline'", e.Product, e.Profile)
 	}
 	return nil
 }

@@ -9,8 +9,10 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
+	"github.com/cordon-ota/cordon/attestation/reference"
 	"github.com/cordon-ota/cordon/client/api"
 	"github.com/cordon-ota/cordon/server/audit"
 	"github.com/cordon-ota/cordon/server/authn"
@@ -19,9 +21,21 @@ import (
 	"github.com/cordon-ota/cordon/server/store"
 )
 
+// claimable applies a first ceremony with what claiming a device needs: a policy and a baseline of product lamp.
+func claimable(a *admin) {
+	baseline := reference.LearnBaseline("board", map[int]digest.SHA256{0: {1}, 2: {2}, 3: {3}, 7: {7}})
+	c := a.Ceremony(repositorytest.Offline{
+		Version: 1, Policies: []artifacts.Policy{a.Policy("lamp")},
+		Extra: map[string][]byte{artifacts.BaselinePath("lamp", "board"): repositorytest.Must(baseline.Encode())},
+	})
+	c.ImageRoots, c.DirectorRoots = [][]byte{a.ImageRoot(1, nil)}, [][]byte{a.DirectorRoot(1, nil)}
+	a.Apply(c)
+}
+
 func TestInventory(t *testing.T) {
 	t.Parallel()
 	a := newAdmin(t)
+	claimable(a)
 	oscar := a.person("oscar", api.RoleOperator)
 	entry := api.InventoryEntry{Device: deviceID("one"), Product: "lamp", HardwareID: "rev-a", Profile: "board"}
 	if err := oscar.PutInventory(t.Context(), entry); err != nil {
@@ -54,6 +68,7 @@ func TestInventory(t *testing.T) {
 func TestEnrollTokens(t *testing.T) {
 	t.Parallel()
 	a := newAdmin(t)
+	claimable(a)
 	oscar := a.person("oscar", api.RoleOperator)
 	req := api.EnrollTokenRequest{Product: "lamp", HardwareID: "rev-a", Profile: "board", Minutes: 10}
 	got, err := oscar.CreateEnrollToken(t.Context(), req)
@@ -80,7 +95,7 @@ func TestEnrollTokens(t *testing.T) {
 func TestPendingDeviceIsApproved(t *testing.T) {
 	t.Parallel()
 	a := newAdmin(t)
-	a.Apply(a.First(a.Policy("lamp")))
+	claimable(a)
 	oscar := a.person("oscar", api.RoleOperator)
 	id := a.device("one", func(d *fleet.Device) {
 		*d = fleet.Device{ID: d.ID, Lifecycle: fleet.Pending, Standing: fleet.Unproven, EKSPKI: d.EKSPKI, TLSKey: d.TLSKey, EnrolledAt: d.EnrolledAt, Segment: fleet.Restricted}
@@ -94,8 +109,23 @@ func TestPendingDeviceIsApproved(t *testing.T) {
 	if err != nil || got.Lifecycle != string(fleet.Active) || got.Product != "lamp" || got.Tier != fleet.TierClaimed {
 		t.Errorf("got %+v, %v", got, err)
 	}
-	_, err = oscar.ApproveDevice(t.Context(), entry)
-	wantReason(t, "approved twice", err, reason.Conflict)
+	for name, change := range map[string]func(*api.InventoryEntry){
+		"unknown product": func(e *api.InventoryEntry) { e.Product = "lampp" },
+		"unknown profile": func(e *api.InventoryEntry) { e.Profile = "bord" },
+	} {
+		wrong := entry
+		change(&wrong)
+		_, err = oscar.ApproveDevice(t.Context(), wrong)
+		wantReason(t, name, err, reason.PolicyMissing)
+		wantReason(t, name+" in the inventory", oscar.PutInventory(t.Context(), wrong), reason.PolicyMissing)
+	}
+	entry.HardwareID = "rev-b"
+	if got, err = oscar.ApproveDevice(t.Context(), entry); err != nil || got.HardwareID != "rev-b" {
+		t.Errorf("a claim is corrected before the first proof: got %+v, %v", got, err)
+	}
+	proven := a.device("two", nil)
+	_, err = oscar.ApproveDevice(t.Context(), api.InventoryEntry{Device: proven, Product: "lamp", HardwareID: "rev-b", Profile: "board"})
+	wantReason(t, "a device that has proven something", err, reason.Conflict)
 	events, err := a.Store.LastEvents(t.Context(), id, 1)
 	if err != nil || len(events) != 1 || events[0].Type != audit.DeviceClaimed || events[0].Actor != "oscar" {
 		t.Errorf("events: got %+v, %v", events, err)
@@ -209,7 +239,7 @@ func TestDeviceListsAndWhy(t *testing.T) {
 func TestEventsPageReportAndAppraisal(t *testing.T) {
 	t.Parallel()
 	a := newAdmin(t)
-	a.Apply(a.First(a.Policy("lamp")))
+	claimable(a)
 	ada, oscar := a.person("ada", api.RoleAuditor), a.person("oscar", api.RoleOperator)
 	for i := range 5 {
 		entry := api.InventoryEntry{Device: deviceID(fmt.Sprint(i)), Product: "lamp", HardwareID: "rev-a", Profile: "board"}

@@ -52,7 +52,7 @@ func (s *Server) setInventory(c echo.Context, caller authn.Caller) error {
 	if err != nil || req.Device != "" && req.Device != id.String() {
 		return problem.Malformed("the path must name a device id (26 characters of a-z 2-7), the same as the body")
 	}
-	if err := checkEntry(req); err != nil {
+	if err := s.checkEntry(req); err != nil {
 		return err
 	}
 	entry := store.Inventory{Device: id.String(), Product: req.Product, HardwareID: req.HardwareID, Profile: req.Profile, By: caller.Name, At: s.Now()}
@@ -96,7 +96,7 @@ func (s *Server) enrollToken(c echo.Context, caller authn.Caller) error {
 		return problem.Malformed("minutes must be 1 to %d", maxTokenMinutes)
 	}
 	entry := api.InventoryEntry{Product: req.Product, HardwareID: req.HardwareID, Profile: req.Profile}
-	if err := checkEntry(entry); err != nil {
+	if err := s.checkEntry(entry); err != nil {
 		return err
 	}
 	token := authn.NewToken()

@@ -8,6 +8,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/attestation/identity"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/api"
 	"github.com/cordon-ota/cordon/server/audit"
@@ -108,7 +109,7 @@ func (s *Server) countBootstrap(c echo.Context, change *store.Change, added stor
 }
 
 func checkPerson(req *api.PersonRequest) error {
-	if err := artifacts.ValidName(req.Name); err != nil || req.Name == authn.Bootstrap {
+	if err := artifacts.ValidName(req.Name); err != nil || reserved(req.Name) {
 		return problem.Malformed("the name %q cannot be used: lower-case letters, digits, . _ -, at most 63", req.Name)
 	}
 	if len(req.Roles) == 0 || len(req.Roles) > maxRoles {
@@ -126,6 +127,13 @@ func checkPerson(req *api.PersonRequest) error {
 		return problem.Malformed("the role ci stands alone: whoever publishes must not approve")
 	}
 	return checkDays(&req.Days)
+}
+
+// reserved names stand for the server, its parts and devices where audit events and quarantines say who did it.
+func reserved(name string) bool {
+	_, notADevice := identity.ParseDeviceID(name)
+	parts := []string{authn.Bootstrap, "server", "verifier", "sweeper", "door", "enroll", "inventory", "token", "ceremony"}
+	return notADevice == nil || slices.Contains(parts, name)
 }
 
 func checkDays(days *int) error {

@@ -17,7 +17,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cordon-ota/cordon/artifacts/dirstore"
+	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/client/api"
 	"github.com/cordon-ota/cordon/server/adminapi"
@@ -64,6 +64,7 @@ type App struct {
 	device     *deviceapi.Server
 	admin      *adminapi.Server
 
+	lock      *os.File // held while the data directory is in use; nil with PostgreSQL
 	listeners map[string]net.Listener
 	closeOnce sync.Once
 }
@@ -92,18 +93,20 @@ func (a *App) open(ctx context.Context) error {
 	if err := os.MkdirAll(a.cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("cannot make the data directory: %w", err)
 	}
-	var err error
-	if a.keys, err = openKeyring(filepath.Join(a.cfg.DataDir, "keys"), a.cfg.Names, a.cfg.TrustDomain, a.opt.Now()); err != nil {
-		return err
-	}
 	dsn, err := a.cfg.DSN()
 	if err != nil {
+		return err
+	}
+	if err := a.lockData(dsn); err != nil {
+		return err
+	}
+	if a.keys, err = openKeyring(filepath.Join(a.cfg.DataDir, "keys"), a.cfg.Names, a.cfg.TrustDomain, a.opt.Now()); err != nil {
 		return err
 	}
 	if a.store, err = store.Open(ctx, dsn, a.opt.Log); err != nil {
 		return err
 	}
-	artifacts, err := dirstore.Open(a.cfg.Artifacts)
+	blobs, err := a.openArtifacts(ctx)
 	if err != nil {
 		return err
 	}
@@ -114,7 +117,7 @@ func (a *App) open(ctx context.Context) error {
 	if err := a.listen(); err != nil {
 		return err
 	}
-	return a.wire(ctx, artifacts, roots)
+	return a.wire(ctx, blobs, roots)
 }
 
 // ekRoots reads the manufacturers' certificates.
@@ -176,7 +179,7 @@ func (a *App) url(name string) string {
 // CASHA256 is the fingerprint that a ceremony pins.
 func (a *App) CASHA256() digest.SHA256 { return digest.Of(a.keys.serverCA.cert.Raw) }
 
-func (a *App) wire(ctx context.Context, blobs *dirstore.Store, roots *x509.CertPool) error {
+func (a *App) wire(ctx context.Context, blobs artifacts.Store, roots *x509.CertPool) error {
 	t, now, log := a.cfg.Times, a.opt.Now, a.opt.Log
 	terms := fleet.Terms{Lease: t.Lease.Std(), Grace: t.Grace.Std()}
 	build := "cordond/" + a.opt.Version
@@ -266,6 +269,9 @@ func (a *App) Close() {
 			if err := a.store.Close(); err != nil {
 				a.opt.Log.Error("cannot close the database", "error", err)
 			}
+		}
+		if a.lock != nil {
+			_ = a.lock.Close() // and with it the lock
 		}
 	})
 }

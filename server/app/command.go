@@ -88,6 +88,8 @@ func hint(err error) string {
 	switch {
 	case errors.Is(err, config.ErrConfig):
 		return "every key stands in conformance/docs/operations.md; try 'cordond --check-config --config FILE'"
+	case errors.Is(err, errInUse):
+		return "each cordond with SQLite needs a data_dir of its own"
 	case errors.Is(err, syscall.EADDRINUSE):
 		return "another process, perhaps another cordond, uses that port: stop it, or change [listen] in the configuration"
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist):

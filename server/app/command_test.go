@@ -79,8 +79,13 @@ func TestSecondServerOfOneConfiguration(t *testing.T) {
 	first := start(t, c)
 	text := fmt.Sprintf("data_dir = %q\n[listen]\ndevices = %q\nadmin = %q\nmetrics = %q\n", dir, first.Addr(app.Devices), first.Addr(app.Admin), first.Addr(app.Metrics))
 	code, _, stderr := command(t.Context(), "--config", write(t, text))
-	if code != 3 || !strings.Contains(stderr, "cannot listen") || !strings.Contains(stderr, "another cordond") {
+	if code != 3 || !strings.Contains(stderr, "another cordond uses the data directory") {
 		t.Errorf("got %d %s", code, stderr)
+	}
+	other := strings.Replace(text, fmt.Sprintf("%q", dir), fmt.Sprintf("%q", filepath.Join(t.TempDir(), "other")), 1)
+	code, _, stderr = command(t.Context(), "--config", write(t, other))
+	if code != 3 || !strings.Contains(stderr, "cannot listen") || !strings.Contains(stderr, "another cordond") {
+		t.Errorf("on the same ports: got %d %s", code, stderr)
 	}
 	if status, body := get(t, "https://"+first.Addr(app.Admin)+"/healthz"); status != 200 {
 		t.Errorf("the first one: got %d %s", status, body)

@@ -23,3 +23,6 @@ func (a *App) SweepOnce(ctx context.Context) error { return a.sweepOnce(ctx) }
 
 // Router is a listener's router with other routes.
 func (a *App) Router(register func(*echo.Echo)) http.Handler { return a.echo(Admin, register) }
+
+// Server is the HTTP server of a listener.
+func (a *App) Server(name string) *http.Server { return a.server(context.Background(), name) }

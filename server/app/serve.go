@@ -27,12 +27,16 @@ import (
 const (
 	readHeaderTimeout = 10 * time.Second
 	readTimeout       = 2 * time.Minute // a chunk of an upload
-	idleTimeout       = 3 * time.Minute
-	shutdownTimeout   = 10 * time.Second
-	maxHeaderBytes    = 16 << 10
-	followEvery       = time.Second
-	sweepEvery        = 5 * time.Second
-	sweepBatch        = 256
+	// An answer has to be read in this time, or somebody could hold any number of them in memory without ever reading. The
+	// artifact door sets its own limit for each piece, so a long download goes on.
+	deviceWriteTimeout = 3 * time.Minute
+	adminWriteTimeout  = 15 * time.Minute // reports are large, and publishing reads whole images
+	idleTimeout        = 3 * time.Minute
+	shutdownTimeout    = 10 * time.Second
+	maxHeaderBytes     = 16 << 10
+	followEvery        = time.Second
+	sweepEvery         = 5 * time.Second
+	sweepBatch         = 256
 )
 
 // Run serves until ctx ends, then lets open requests finish for a moment. It returns the first failure.
@@ -67,12 +71,21 @@ func (a *App) Run(ctx context.Context) error {
 	return first
 }
 
-func (a *App) serve(ctx context.Context, name string) error {
-	server := &http.Server{
-		Handler: a.handler(name), ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, IdleTimeout: idleTimeout,
-		MaxHeaderBytes: maxHeaderBytes, ErrorLog: slog.NewLogLogger(a.opt.Log.Handler(), slog.LevelDebug),
+// server makes the HTTP server of a listener: whatever a peer sends or leaves unread is bounded in size and time.
+func (a *App) server(ctx context.Context, name string) *http.Server {
+	write := deviceWriteTimeout
+	if name != Devices {
+		write = adminWriteTimeout
+	}
+	return &http.Server{
+		Handler: a.handler(name), ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: write,
+		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes, ErrorLog: slog.NewLogLogger(a.opt.Log.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
 	}
+}
+
+func (a *App) serve(ctx context.Context, name string) error {
+	server := a.server(ctx, name)
 	listener := a.listeners[name]
 	switch name {
 	case Devices:

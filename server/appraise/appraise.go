@@ -24,6 +24,7 @@ import (
 	"github.com/cordon-ota/cordon/server/limit"
 	"github.com/cordon-ota/cordon/server/problem"
 	"github.com/cordon-ota/cordon/server/repository"
+	"github.com/cordon-ota/cordon/server/rollout"
 	"github.com/cordon-ota/cordon/server/store"
 )
 
@@ -150,7 +151,7 @@ func (s *Service) decide(ctx context.Context, catalog *repository.Catalog, tlsKe
 		return Answer{}, store.Change{}, problem.New(http.StatusForbidden, reason.DeviceRetired, "the device was retired")
 	}
 	digestOfBody := digest.Of(body)
-	if d.LastPoll == digestOfBody {
+	if d.LastPoll == digestOfBody && !offerEnded(catalog, d, now) {
 		// The last accepted poll, byte for byte, by the same key: its answer was lost. Recognised before the channel
 		// check, because it was bound to the old connection; it renews nothing. No stored bytes stand for a 204.
 		return Answer{Body: d.LastAnswer, NextPoll: s.nextPoll(), Time: now}, store.Change{}, nil
@@ -163,6 +164,20 @@ func (s *Service) decide(ctx context.Context, catalog *repository.Catalog, tlsKe
 		return Answer{}, store.Change{}, err
 	}
 	return t.finish(digestOfBody)
+}
+
+// offerEnded says that the device's open offer would not be made any more, so a stored answer that makes it is void: the
+// release is held or withdrawn, or the lease has ended.
+func offerEnded(catalog *repository.Catalog, d fleet.Device, now time.Time) bool {
+	if d.Offered == "" {
+		return false
+	}
+	product := catalog.Products[d.Product]
+	if product == nil || d.Standing != fleet.Affirmed || !now.Before(d.LeaseUntil) {
+		return true
+	}
+	r, ok := product.Release(d.Offered)
+	return !ok || rollout.Fits(d, product.Policy, rollout.Candidate{Name: r.Name, Release: r.Statement.Predicate, Hold: r.Hold}) != ""
 }
 
 // nextPoll spreads devices: +-Jitter around the interval.

@@ -39,6 +39,8 @@ type turn struct {
 	changed bool
 	// challenged: this poll carried an affirmed quote over a challenge. accepted: Evidence was judged and counts.
 	challenged, accepted bool
+	// told: the device says something new about itself that is kept.
+	told bool
 	// stuck: the Evidence could not be judged for a cause on our side; another quote would not help.
 	stuck   bool
 	sentLog []byte // the event log, if it came with the Evidence
@@ -172,7 +174,7 @@ func (t *turn) report() {
 		t.refuse(reason.CounterMissing)
 	}
 	if !equal(counter, t.d.Counter) {
-		t.d.Counter, t.changed = counter, true
+		t.d.Counter, t.changed, t.told = counter, true, true
 	}
 	for _, e := range t.claims.Events {
 		t.event(audit.ClientEvent, t.d.ID, map[string]any{"reason": e.Reason, "detail": e.Detail, "device_time": e.Time})
@@ -355,13 +357,13 @@ func (t *turn) finish(body digest.SHA256) (Answer, store.Change, error) {
 	return out, t.change, nil
 }
 
-// costs says that the poll makes rows that prove nothing: what the device tells about itself, and Evidence that was
+// costs says that the poll changes rows and proves nothing: what the device tells about itself, and Evidence that was
 // refused. A quarantine, opened or begun anew, is never put off.
 func (t *turn) costs() bool {
 	if slices.ContainsFunc(t.change.Writes, func(w store.Write) bool { _, ok := w.(store.PutQuarantine); return ok }) {
 		return false
 	}
-	return len(t.claims.Events) > 0 || t.answer.Verdict == string(attestation.Refused)
+	return len(t.claims.Events) > 0 || t.told && !t.accepted || t.answer.Verdict == string(attestation.Refused)
 }
 
 // nothing reports that a 204 says it all.

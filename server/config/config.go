@@ -38,15 +38,39 @@ type Config struct {
 	Database string `toml:"database"`
 	// DatabaseFile is a file that holds the value of Database instead. Optional; excludes Database.
 	DatabaseFile string `toml:"database_file"`
-	// Artifacts is the directory of the artifact store. Default "<data_dir>/artifacts".
+	// Artifacts is the directory of the artifact store. Default "<data_dir>/artifacts". Excludes [s3].
 	Artifacts string `toml:"artifacts"`
 	// EKRootsFile holds the PEM certificates of TPM manufacturers (roots and intermediates) that this server trusts.
 	// Optional: without it no TPM can enroll, and the server says so at its start.
 	EKRootsFile string `toml:"ek_roots_file"`
 
+	S3     S3     `toml:"s3"`
 	Listen Listen `toml:"listen"`
 	Times  Times  `toml:"times"`
 	Log    Log    `toml:"log"`
+}
+
+// S3 keeps artifacts in a bucket instead of a directory. The bucket must exist; it needs conditional writes, and a
+// lifecycle rule that aborts incomplete multipart uploads after some days.
+type S3 struct {
+	// Endpoint is the URL of the S3 server, like "https://s3.example". Optional: without it the directory is used.
+	Endpoint string `toml:"endpoint"`
+	// Bucket is the name of the bucket. Needed with Endpoint.
+	Bucket string `toml:"bucket"`
+	// Prefix stands before every object's name. Optional.
+	Prefix string `toml:"prefix"`
+	// Region is the region of the bucket. Optional.
+	Region string `toml:"region"`
+	// AccessKeyFile and SecretKeyFile hold the credentials. Needed with Endpoint.
+	AccessKeyFile string `toml:"access_key_file"`
+	// SecretKeyFile: see AccessKeyFile.
+	SecretKeyFile string `toml:"secret_key_file"`
+	// CAFile holds the PEM certificates of the CA of the S3 server. Optional: default the system's.
+	CAFile string `toml:"ca_file"`
+	// PathStyle puts the bucket into the path instead of the host name. Default false.
+	PathStyle bool `toml:"path_style"`
+	// OmitChecksums leaves the stored checksum header away, for servers that refuse it. Default false.
+	OmitChecksums bool `toml:"omit_checksums"`
 }
 
 // Listen holds the addresses. Port 0 takes a free one.
@@ -179,7 +203,9 @@ func (c *Config) setDefaults() {
 	if c.DatabaseFile == "" {
 		text(&c.Database, "sqlite:"+filepath.Join(c.DataDir, "cordon.db"))
 	}
-	text(&c.Artifacts, filepath.Join(c.DataDir, "artifacts"))
+	if c.S3 == (S3{}) {
+		text(&c.Artifacts, filepath.Join(c.DataDir, "artifacts"))
+	}
 	text(&c.Listen.Devices, ":8443")
 	text(&c.Listen.Admin, ":8444")
 	text(&c.Listen.Metrics, "127.0.0.1:9090")
@@ -200,6 +226,18 @@ func (c *Config) validate() error {
 	say := func(format string, args ...any) { bad = append(bad, fmt.Sprintf(format, args...)) }
 	if c.Database != "" && c.DatabaseFile != "" {
 		say("database and database_file exclude each other")
+	}
+	if c.S3 != (S3{}) {
+		for key, value := range map[string]string{
+			"s3.endpoint": c.S3.Endpoint, "s3.bucket": c.S3.Bucket, "s3.access_key_file": c.S3.AccessKeyFile, "s3.secret_key_file": c.S3.SecretKeyFile,
+		} {
+			if value == "" {
+				say("%s must be set when artifacts lie in a bucket", key)
+			}
+		}
+		if c.Artifacts != "" {
+			say("artifacts and [s3] exclude each other")
+		}
 	}
 	for key, d := range map[string]Duration{
 		"times.timestamp": c.Times.Timestamp, "times.poll": c.Times.Poll, "times.beacon_window": c.Times.BeaconWindow,

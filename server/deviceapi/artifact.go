@@ -119,6 +119,7 @@ func (s *Server) event(ctx context.Context, limited *limit.Limiter, kind, device
 	if suppressed > 0 {
 		data["suppressed"] = suppressed
 	}
+	ctx = context.WithoutCancel(ctx) // hanging up must not take the event along
 	err := s.Store.Commit(ctx, store.Change{Events: []store.Event{{At: s.Now(), Type: kind, Actor: "door", Subject: device, Data: data}}})
 	if err != nil {
 		s.Log.ErrorContext(ctx, "cannot write an audit event of the door", "type", kind, "error", err)

@@ -156,7 +156,7 @@ func (s *Service) claim(ctx context.Context, d *fleet.Device, token string, chan
 	hash := digest.Of([]byte(token))
 	t, err := s.store.EnrollToken(ctx, hash)
 	if errors.Is(err, store.ErrNotFound) || err == nil && !s.now().Before(t.Expires) {
-		return problem.New(http.StatusForbidden, reason.TokenExpired, "the enrollment token is unknown, used or expired")
+		return problem.New(http.StatusForbidden, reason.EnrollTokenRefused, "the enrollment token is unknown, used or expired")
 	}
 	if err != nil {
 		return fmt.Errorf("cannot read the enrollment token: %w", err)

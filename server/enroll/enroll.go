@@ -186,7 +186,7 @@ func (s *Service) Finish(ctx context.Context, connection, exporter []byte, req w
 	claims, log, err := s.prove(a, exporter, req)
 	if err != nil {
 		// One wrong answer ends the challenge: no second guess.
-		if cerr := s.store.Commit(ctx, store.Change{Writes: []store.Write{consume}, Events: s.refusedEvents(a.id, err)}); cerr != nil && !errors.Is(cerr, store.ErrConflict) {
+		if cerr := s.store.Commit(context.WithoutCancel(ctx), store.Change{Writes: []store.Write{consume}, Events: s.refusedEvents(a.id, err)}); cerr != nil && !errors.Is(cerr, store.ErrConflict) {
 			return wire.ActivateAnswer{}, fmt.Errorf("cannot end the challenge: %w", cerr)
 		}
 		return wire.ActivateAnswer{}, err

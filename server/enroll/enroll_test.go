@@ -211,7 +211,7 @@ func TestPendingInventoryAndToken(t *testing.T) {
 		first := thief.request()
 		first.Token = use
 		_, err := s.Finish(t.Context(), spki(t, thief.tls), thief.exporter, thief.activation(t, first, s.start(t, thief, first)))
-		wantProblem(t, name+" token", err, reason.TokenExpired)
+		wantProblem(t, name+" token", err, reason.EnrollTokenRefused)
 		if _, err := s.Store.Device(t.Context(), thief.id()); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("%s token: admitted", name)
 		}

@@ -193,10 +193,11 @@ type Admission struct {
 	Tier       int
 }
 
-// Claim takes a pending device into the fleet. A device that is not pending stays as it is.
+// Claim takes a pending device into the fleet, or corrects the claim of one that has proven nothing yet. Any other device
+// stays as it is: what it has proven belongs to the product that it was claimed for.
 func Claim(d Device, a Admission) Step {
 	s := Step{Device: d}
-	if d.Lifecycle != Pending {
+	if !Claimable(d) {
 		return s
 	}
 	n := &s.Device
@@ -204,6 +205,11 @@ func Claim(d Device, a Admission) Step {
 	n.Product, n.HardwareID, n.Profile = a.Product, a.HardwareID, a.Profile
 	s.fact("device.claimed", map[string]any{"product": a.Product, "hardware_id": a.HardwareID, "profile": a.Profile, "by": a.By, "tier": a.Tier})
 	return s
+}
+
+// Claimable says that a device may be claimed now.
+func Claimable(d Device) bool {
+	return d.Lifecycle == Pending || d.Lifecycle == Active && d.Proven == "" && d.Standing == Unproven
 }
 
 // Retire ends a device for good.

@@ -11,6 +11,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/labstack/echo/v4"
 
+	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/wire"
 	"github.com/cordon-ota/cordon/server/problem"
 )
@@ -23,6 +24,10 @@ func TestForeignBytesInADetailStayARefusal(t *testing.T) {
 	e := echo.New()
 	e.HTTPErrorHandler = problem.Handler(slog.New(slog.NewTextHandler(&log, nil)))
 	e.GET("/repo/:file", func(c echo.Context) error { return problem.NotFound("file " + c.Param("file")) })
+	e.GET("/early", func(echo.Context) error {
+		return problem.New(http.StatusServiceUnavailable, reason.ServerUninitialised, "no root yet")
+	})
+	e.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/early", nil))
 	for _, path := range []string{"/repo/%ff", "/repo/" + strings.Repeat("%fe", 4000)} {
 		record := httptest.NewRecorder()
 		e.ServeHTTP(record, httptest.NewRequest(http.MethodGet, path, nil))

@@ -128,7 +128,8 @@ func Handler(log *slog.Logger) echo.HTTPErrorHandler {
 		}
 		id := c.Response().Header().Get(RequestIDHeader)
 		doc, known := Document(err, id)
-		if known.Status >= http.StatusInternalServerError {
+		// A server without a root says so to whoever asks; that is a state, and logging it for each would be a flood.
+		if known.Status >= http.StatusInternalServerError && known.Reason != reason.ServerUninitialised {
 			log.ErrorContext(c.Request().Context(), "request failed", "request_id", id, "path", c.Path(), "error", err)
 		}
 		if known.RetryAfter > 0 {

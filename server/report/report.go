@@ -103,7 +103,8 @@ type Config struct {
 
 // Service makes reports. It is safe for concurrent use.
 type Service struct {
-	c Config
+	c    Config
+	busy chan struct{} // full while a report is made: one holds a lot of memory
 }
 
 // URI is the URI SAN of the certificate that signs reports: nothing else that the server CA issues has it.
@@ -129,13 +130,23 @@ func New(c Config) (*Service, error) {
 	if c.Limits == (Limits{}) {
 		c.Limits = DefaultLimits
 	}
-	return &Service{c: c}, nil
+	return &Service{c: c, busy: make(chan struct{}, 1)}, nil
 }
+
+// retryBusy is when to ask again while another report is made.
+const retryBusy = 10 * time.Second
 
 // Make assembles and signs the report of [from, to), of one product or of all, for actor, and records that it did before
 // it returns. The result is an api.SignedReport; it must be kept byte for byte. A period that lies in the future is cut
 // at now. Errors that the caller may see are *problem.Error.
 func (s *Service) Make(ctx context.Context, actor string, from, to time.Time, product string) ([]byte, error) {
+	select {
+	case s.busy <- struct{}{}:
+		defer func() { <-s.busy }()
+	default:
+		return nil, &problem.Error{Status: http.StatusTooManyRequests, Reason: reason.RateLimited, RetryAfter: retryBusy,
+			Detail: "another report is being made"}
+	}
 	now := micros(s.c.Now())
 	if to.IsZero() || to.After(now) {
 		to = now

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/artifacts/provenance"
@@ -117,6 +118,9 @@ func (a *application) directorRoots(ctx context.Context, roots [][]byte) error {
 	spec, err := tufrepo.ParseRoot(all[len(all)-1])
 	if err != nil {
 		return invalid(err)
+	}
+	if !spec.Expires.After(a.s.now()) { // devices would refuse everything that the director says
+		return problem.New(http.StatusUnprocessableEntity, reason.MetadataExpired, "the Director root expired at %s", spec.Expires.UTC().Format(time.RFC3339))
 	}
 	for _, role := range []string{tufrepo.RoleTargets, tufrepo.RoleSnapshot, tufrepo.RoleTimestamp} {
 		if err := onlyKey(spec, role, a.s.keys.Director, "director"); err != nil {
@@ -284,6 +288,9 @@ func (a *application) files(ctx context.Context, spec tufrepo.TargetsSpec, sent 
 		}
 		if int64(len(data)) != file.Length || digest.Of(data) != file.SHA256 {
 			return problem.New(http.StatusUnprocessableEntity, reason.ArtifactMismatch, "the file %s is not the one that was signed", path)
+		}
+		if len(data) > artifacts.MaxNamedBytes { // no store would take it, and once committed it could not be left out again
+			return problem.New(http.StatusUnprocessableEntity, reason.RequestTooLarge, "the file %s has %d bytes, at most %d are allowed", path, len(data), artifacts.MaxNamedBytes)
 		}
 		if err := usable(path, data); err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -33,6 +34,11 @@ func (s *Service) examine(ctx context.Context, actor string, req api.PublishRequ
 	release := result.Statement.Predicate
 	if err := onlyComponents(release, req); err != nil {
 		return store.Release{}, err
+	}
+	for component, sum := range req.SBOMs {
+		if s.firmware(sum, release) {
+			return store.Release{}, problem.New(http.StatusUnprocessableEntity, reason.ArtifactMismatch, "the SBOM of %s is an image of a release", component)
+		}
 	}
 	for _, c := range release.Components {
 		if err := s.checkComponent(ctx, c, req); err != nil {
@@ -116,17 +122,19 @@ func (s *Service) productOf(bundles [][]byte) (*Product, error) {
 	return product, nil
 }
 
-// checkComponent checks that image and Reference Values lie in the store as stated, and predicts the values again.
+// checkComponent checks that image and Reference Values lie in the store as stated, and predicts the values again. In a dry
+// run only what lies there is checked: a client asks before it uploads.
 func (s *Service) checkComponent(ctx context.Context, c artifacts.Component, req api.PublishRequest) error {
 	size, err := s.artifacts.Stat(ctx, c.SHA256)
-	if errors.Is(err, artifacts.ErrNotFound) || err == nil && size != c.Length {
+	absent := errors.Is(err, artifacts.ErrNotFound)
+	if absent && !req.DryRun || err == nil && size != c.Length {
 		return problem.New(http.StatusUnprocessableEntity, reason.ArtifactMismatch, "upload component %s (%s, %d bytes) first", c.Name, c.SHA256, c.Length)
 	}
-	if err != nil {
+	if err != nil && !absent {
 		return problem.Busy(err, retryStore)
 	}
 	if sum, ok := req.SBOMs[c.Name]; ok {
-		if err := s.checkSBOM(ctx, c.Name, sum); err != nil {
+		if err := s.checkSBOM(ctx, c.Name, sum, req.DryRun); err != nil {
 			return err
 		}
 	}
@@ -138,18 +146,44 @@ func (s *Service) checkComponent(ctx context.Context, c artifacts.Component, req
 		return nil
 	}
 	stated, err := s.readBlob(ctx, sum, reference.MaxBytes)
+	if req.DryRun && errors.Is(err, artifacts.ErrNotFound) {
+		return nil
+	}
 	if errors.Is(err, artifacts.ErrUnavailable) {
 		return problem.Busy(err, retryStore)
 	}
 	if err != nil {
 		return problem.New(http.StatusUnprocessableEntity, reason.ArtifactMismatch, "upload the Reference Values of %s first", c.Name)
 	}
+	if int64(len(stated)) != c.ReferenceLength {
+		return problem.New(http.StatusUnprocessableEntity, reason.ReferenceValuesMismatch, "the Reference Values of %s have %d bytes, the statement says %d", c.Name, len(stated), c.ReferenceLength)
+	}
+	if absent {
+		return nil
+	}
 	return s.predictAgain(ctx, c, stated)
 }
 
+// firmware reports whether the blob is an image of the release or of a published one. An image may be a JSON object, too,
+// and documents are open to everybody.
+func (s *Service) firmware(sum digest.SHA256, release artifacts.Release) bool {
+	has := func(r artifacts.Release) bool {
+		return slices.ContainsFunc(r.Components, func(c artifacts.Component) bool { return c.SHA256 == sum })
+	}
+	for _, p := range s.Catalog().Products {
+		if slices.ContainsFunc(p.Releases, func(r *Release) bool { return has(r.Statement.Predicate) }) {
+			return true
+		}
+	}
+	return has(release)
+}
+
 // checkSBOM takes JSON objects only: what is served openly beside a component must never be an image.
-func (s *Service) checkSBOM(ctx context.Context, component string, sum digest.SHA256) error {
+func (s *Service) checkSBOM(ctx context.Context, component string, sum digest.SHA256, dryRun bool) error {
 	data, err := s.readBlob(ctx, sum, artifacts.MaxSBOMBytes)
+	if dryRun && errors.Is(err, artifacts.ErrNotFound) {
+		return nil
+	}
 	if errors.Is(err, artifacts.ErrUnavailable) {
 		return problem.Busy(err, retryStore)
 	}
@@ -175,7 +209,7 @@ func (s *Service) predictAgain(ctx context.Context, c artifacts.Component, state
 	if err != nil {
 		return fmt.Errorf("cannot encode Reference Values: %w", err)
 	}
-	if !bytes.Equal(own, stated) || int64(len(stated)) != c.ReferenceLength {
+	if !bytes.Equal(own, stated) {
 		return problem.New(http.StatusUnprocessableEntity, reason.ReferenceValuesMismatch, "the Reference Values of %s are not those that follow from its image", c.Name)
 	}
 	return nil

@@ -152,6 +152,10 @@ func (s *Service) loadRelease(ctx context.Context, row store.Release) (*Release,
 	r := &Release{Name: row.Name, Statement: statement, Hold: row.Hold, PublishedAt: row.PublishedAt,
 		Values: map[string]reference.Values{}, Documents: documents(row, statement)}
 	for component, sum := range row.Reference {
+		if known, ok := s.known(row, component, sum); ok {
+			r.Values[component] = known
+			continue
+		}
 		data, err := s.readBlob(ctx, sum, reference.MaxBytes)
 		if err != nil {
 			return nil, fmt.Errorf("values of %s: %w", component, err)
@@ -161,6 +165,21 @@ func (s *Service) loadRelease(ctx context.Context, row store.Release) (*Release,
 		}
 	}
 	return r, nil
+}
+
+// known finds Reference Values that the current catalog has already. They are named by their digest, so a hold or a new
+// release takes effect without the artifact store.
+func (s *Service) known(row store.Release, component string, sum digest.SHA256) (reference.Values, bool) {
+	p := s.Catalog().Products[row.Product]
+	if p == nil {
+		return reference.Values{}, false
+	}
+	old, ok := p.Release(row.Name)
+	if !ok || old.Documents[component+artifacts.ReferenceSuffix] != sum {
+		return reference.Values{}, false
+	}
+	values, ok := old.Values[component]
+	return values, ok
 }
 
 // documents are the open files beside the components of a release.

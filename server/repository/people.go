@@ -100,20 +100,25 @@ func (s *Service) Hold(ctx context.Context, person, name, detail string) (api.Re
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out api.Release
-	err := s.retry(ctx, func() error {
-		row, err := s.find(ctx, name)
-		if err != nil {
-			return err
+	var err error
+	for range attempts { // retry would ask for the artifact store first, which a hold does not need
+		if out, err = s.hold(ctx, person, name, detail); !errors.Is(err, store.ErrConflict) {
+			break
 		}
-		if row.Hold {
-			out, err = s.View(ctx, row, false)
-			return err
-		}
-		row.Hold, row.HoldDetail = true, detail
-		out, err = s.mark(ctx, person, row, audit.ReleaseHeld, map[string]any{"detail": detail})
-		return err
-	})
+	}
 	return out, err
+}
+
+func (s *Service) hold(ctx context.Context, person, name, detail string) (api.Release, error) {
+	row, err := s.find(ctx, name)
+	if err != nil {
+		return api.Release{}, err
+	}
+	if row.Hold {
+		return s.View(ctx, row, false)
+	}
+	row.Hold, row.HoldDetail = true, detail
+	return s.mark(ctx, person, row, audit.ReleaseHeld, map[string]any{"detail": detail})
 }
 
 // Resume ends a hold when two different people have asked for it.
@@ -171,9 +176,23 @@ func (s *Service) mark(ctx context.Context, person string, row store.Release, ki
 		return api.Release{}, fmt.Errorf("cannot write the release: %w", err)
 	}
 	if err := s.follow(ctx); err != nil {
-		return api.Release{}, err
+		if !row.Hold || !s.shown(row) {
+			return api.Release{}, err
+		}
+		// It holds: followHolds has seen to that here, and does so on every other replica.
+		s.log.ErrorContext(ctx, "a release is held, but the artifact store does not follow", "release", row.Name, "error", err)
 	}
 	return s.View(ctx, row, true)
+}
+
+// shown reports whether the catalog holds the release, or does not offer it anyway.
+func (s *Service) shown(row store.Release) bool {
+	p := s.Catalog().Products[row.Product]
+	if p == nil {
+		return true
+	}
+	r, ok := p.Release(row.Name)
+	return !ok || r.Hold
 }
 
 func (s *Service) find(ctx context.Context, name string) (store.Release, error) {

@@ -20,6 +20,7 @@ import (
 
 // Publish checks a release and publishes it, or stages it when the product asks for approvals. The same release again
 // changes nothing; another release under the same name is release_conflict.
+// A dry run changes nothing and may come before the upload: a blob that is not there is no refusal then.
 func (s *Service) Publish(ctx context.Context, actor string, req api.PublishRequest) (api.Release, error) {
 	if err := s.Load(ctx); err != nil {
 		return api.Release{}, err
@@ -85,15 +86,15 @@ func (s *Service) checkCounter(ctx context.Context, row store.Release, policy ar
 	var highest uint64
 	for _, r := range rows {
 		if r.Counter == row.Counter {
-			return problem.New(http.StatusConflict, reason.ReleaseConflict, "counter %d belongs to %s already", row.Counter, r.Name)
+			return problem.New(http.StatusConflict, reason.CounterRefused, "counter %d belongs to %s already", row.Counter, r.Name)
 		}
 		highest = max(highest, r.Counter)
 	}
 	if row.Counter < highest && !row.Recovery {
-		return problem.New(http.StatusConflict, reason.ReleaseConflict, "counter %d is below the highest one, %d", row.Counter, highest)
+		return problem.New(http.StatusConflict, reason.CounterRefused, "counter %d is below the highest one, %d", row.Counter, highest)
 	}
 	if highest = max(highest, policy.MinimumCounter); row.Counter > highest+artifacts.MaxCounterStep {
-		return problem.New(http.StatusUnprocessableEntity, reason.ReleaseConflict, "counter %d is more than %d above the highest one, %d", row.Counter, artifacts.MaxCounterStep, highest)
+		return problem.New(http.StatusUnprocessableEntity, reason.CounterRefused, "counter %d is more than %d above the highest one, %d", row.Counter, artifacts.MaxCounterStep, highest)
 	}
 	return nil
 }

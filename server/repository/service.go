@@ -95,11 +95,11 @@ func (s *Service) follow(ctx context.Context) error {
 			return nil
 		}
 		if repo, err = s.finish(ctx, repo); err != nil {
-			return err
+			return errors.Join(err, s.followHolds(ctx))
 		}
 		c, err := s.view(ctx, repo)
 		if err != nil {
-			return err
+			return errors.Join(err, s.followHolds(ctx))
 		}
 		after, err := s.store.Repo(ctx, store.RepoImage)
 		if err != nil {
@@ -112,6 +112,33 @@ func (s *Service) follow(ctx context.Context) error {
 		}
 	}
 	return fmt.Errorf("cannot load the repository: %w", store.ErrConflict)
+}
+
+// followHolds takes over the holds of what the catalog shows already. It needs the database alone: whoever can take the
+// artifact store down must not keep a release on offer that somebody holds.
+func (s *Service) followHolds(ctx context.Context) error {
+	now := *s.Catalog()
+	now.Products = maps.Clone(now.Products)
+	for name, p := range now.Products {
+		rows, err := s.store.ListReleases(ctx, name)
+		if err != nil {
+			return fmt.Errorf("cannot list releases: %w", err)
+		}
+		held := map[string]bool{}
+		for _, row := range rows {
+			held[row.Name] = row.Hold
+		}
+		product := *p
+		product.Releases = make([]*Release, len(p.Releases))
+		for i, r := range p.Releases {
+			release := *r
+			release.Hold = held[r.Name]
+			product.Releases[i] = &release
+		}
+		now.Products[name] = &product
+	}
+	s.catalog.Store(&now)
+	return nil
 }
 
 // retry runs a change on the current state, and again from the start when another replica was faster.

@@ -101,7 +101,7 @@ func TestNext(t *testing.T) {
 		"quarantined, nothing for recovery": {func(w *world) { w.q = &fleet.Quarantine{} },
 			[]rollout.Candidate{candidate("3", 3)}, "", []reason.Reason{reason.DeviceQuarantined}},
 		"recovery that the policy does not list": {func(w *world) { w.q = &fleet.Quarantine{}; w.p.Recovery = nil },
-			[]rollout.Candidate{candidate("r", 1, recovery)}, "", []reason.Reason{reason.DeviceQuarantined, reason.PublisherRefused}},
+			[]rollout.Candidate{candidate("r", 1, recovery)}, "", []reason.Reason{reason.DeviceQuarantined, reason.RecoveryNotListed}},
 		"recovery below the offline minimum": {func(w *world) { w.q = &fleet.Quarantine{}; w.p.MinimumCounter = 2 },
 			[]rollout.Candidate{candidate("r", 1, recovery)}, "", []reason.Reason{reason.DeviceQuarantined, reason.DowngradeRefused}},
 		"held recovery": {func(w *world) { w.q = &fleet.Quarantine{} },

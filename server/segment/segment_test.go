@@ -89,7 +89,7 @@ func TestAllow(t *testing.T) {
 		"withdrawn":                       {device(), nil, product(func(p *repository.Product) { p.Policy.Withdrawn = []digest.SHA256{appraisetest.Image("lamp/2")} }), "lamp/2", reason.ReleaseWithdrawn},
 		"below the offline minimum":       {device(), nil, product(func(p *repository.Product) { p.Policy.MinimumCounter = 9 }), "lamp/2", reason.DowngradeRefused},
 		"recovery below the minimum":      {device(), nil, product(func(p *repository.Product) { p.Policy.MinimumCounter = 9 }), "lamp/rescue", reason.DowngradeRefused},
-		"recovery that is not listed":     {device(), nil, product(func(p *repository.Product) { p.Policy.Recovery = nil }), "lamp/rescue", reason.PublisherRefused},
+		"recovery that is not listed":     {device(), nil, product(func(p *repository.Product) { p.Policy.Recovery = nil }), "lamp/rescue", reason.RecoveryNotListed},
 		"tier raised after the offer":     {device(), nil, product(func(p *repository.Product) { p.Policy.MinimumTier = 5; p.Policy.Threshold = 0 }), "lamp/2", reason.PolicyMissing},
 		"quarantined, nothing by the sum": {device(), q, good, "lamp/9", reason.DeviceQuarantined},
 	}

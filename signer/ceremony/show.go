@@ -32,6 +32,9 @@ func (d *Dir) Review() (Review, error) {
 	if err := pending.check(current); err != nil {
 		return Review{}, err
 	}
+	if err := current.signed(); err != nil {
+		return Review{}, err
+	}
 	text, err := d.describe(pending, current)
 	return Review{Text: text, dir: d, pending: pending, current: current}, err
 }
@@ -47,6 +50,9 @@ func (d *Dir) describe(pending, current state) (string, error) {
 	var out strings.Builder
 	fmt.Fprintf(&out, "ceremony for %s (CA SHA-256 %s)\n", plain(d.Settings.Server), d.Settings.CASHA256)
 	out.WriteString("names of keys are this directory's word; compare the fingerprints\n")
+	if err := d.showBase(&out, current); err != nil {
+		return "", err
+	}
 	for _, name := range documents {
 		if pending.docs[name] == nil {
 			continue
@@ -64,6 +70,54 @@ func (d *Dir) describe(pending, current state) (string, error) {
 		}
 	}
 	return out.String(), nil
+}
+
+// signed checks that what is shown as unchanged was signed by a threshold. Only differences are shown, so whoever could
+// edit what they are taken from could hide anything in it.
+func (s state) signed() error {
+	for _, name := range []string{ImageRoot, DirectorRoot} {
+		if s.docs[name] == nil {
+			continue
+		}
+		if _, err := tufrepo.NewImage(s.docs[name], time.Unix(1, 0)); err != nil { // expired ones count
+			return fmt.Errorf("%w: current/%s was not signed by its holders: %w", ErrTampered, name, err)
+		}
+	}
+	if s.docs[Targets] == nil {
+		if len(s.files) > 0 {
+			return fmt.Errorf("%w: current/files without current/%s", ErrTampered, Targets)
+		}
+		return nil
+	}
+	if _, err := tufrepo.VerifyTargets(s.docs[ImageRoot], s.docs[Targets]); err != nil {
+		return fmt.Errorf("%w: current/%s was not signed by the holders: %w", ErrTampered, Targets, err)
+	}
+	_, err := s.targets()
+	return err
+}
+
+// showBase tells what the differences are taken from: a holder who knows these digests from the last time knows that
+// nothing was put in between.
+func (d *Dir) showBase(out *strings.Builder, current state) error {
+	root := current.docs[ImageRoot]
+	if root == nil {
+		return nil
+	}
+	spec, err := tufrepo.ParseRoot(root)
+	if err != nil {
+		return fmt.Errorf("%w: current %s: %w", ErrInvalid, ImageRoot, err)
+	}
+	out.WriteString("differences are shown to what was applied last; compare it with what you know:\n")
+	for _, name := range documents {
+		if doc := current.docs[name]; doc != nil {
+			fmt.Fprintf(out, "  %s SHA-256 %s\n", name, digest.Of(doc))
+		}
+	}
+	fmt.Fprintf(out, "  signed by %d of these holders\n", spec.Threshold[tufrepo.RoleRoot])
+	for _, k := range spec.Keys[tufrepo.RoleRoot] {
+		d.showKey(out, ' ', k)
+	}
+	return nil
 }
 
 func (d *Dir) showRoot(out *strings.Builder, name string, doc, old []byte) error {

@@ -50,14 +50,14 @@ type Result struct {
 	State      string                `json:"state"` // "staged", "published"; empty for a dry run
 	Changed    bool                  `json:"changed"`
 	DryRun     bool                  `json:"dry_run,omitzero"`
-	Checked    string                `json:"checked,omitzero"` // of a dry run: "server" or "local"
+	Checked    string                `json:"checked,omitzero"` // of a dry run: "server", who has looked at everything but Missing
 	Counter    uint64                `json:"counter"`
 	Components []artifacts.Component `json:"components"`
 	Uploaded   int64                 `json:"uploaded_bytes"`
 	Approvals  int                   `json:"approvals_needed"`
 	Timestamp  int64                 `json:"timestamp,omitzero"`
-	Bundle     []byte                `json:"-"`                 // nil if nothing had to be signed
-	Missing    []string              `json:"missing,omitempty"` // of a local dry run: what the server does not have
+	Bundle     []byte                `json:"-"`                 // nil if nothing had to be signed; also of a dry run that was refused
+	Missing    []string              `json:"missing,omitempty"` // of a dry run: what the server does not have yet
 }
 
 // blob is something that the server must have before the release can name it.
@@ -68,7 +68,7 @@ type blob struct {
 	data   io.ReaderAt
 }
 
-// Run publishes. Errors to test for: ErrSpec, ErrImage, ErrNotUKI, ErrChanged, ErrConflict, *api.Error.
+// Run publishes. A dry run that the server refuses returns its error and a Result with the Bundle. Errors to test for: ErrSpec, ErrImage, ErrNotUKI, ErrChanged, ErrConflict, *api.Error.
 func Run(ctx context.Context, server Server, o Options) (Result, error) {
 	if o.Progress == nil {
 		o.Progress = func(string, string, int64, int64) {}
@@ -79,11 +79,14 @@ func Run(ctx context.Context, server Server, o Options) (Result, error) {
 	}
 	defer p.close()
 	out, err := p.run(ctx, server)
-	for attempt := 0; attempt < counterAttempts && o.Counter == 0 && api.ReasonOf(err) == reason.ReleaseConflict; attempt++ {
+	for attempt := 0; attempt < counterAttempts && o.Counter == 0 && slices.Contains(races, api.ReasonOf(err)); attempt++ {
 		out, err = p.run(ctx, server) // another pipeline took the counter in between; the list knows by now
 	}
 	return out, err
 }
+
+// races are what the server answers when another pipeline was faster: the counter, or the whole release, is there by now.
+var races = []reason.Reason{reason.CounterRefused, reason.ReleaseConflict}
 
 // counterAttempts is how often a publish begins again because another one was faster.
 const counterAttempts = 3
@@ -252,25 +255,36 @@ func (p *plan) publish(ctx context.Context, server Server) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	// A refusal is learned before an image is uploaded for nothing.
+	checked, err := p.ask(ctx, server, bundle, true)
 	if p.options.DryRun {
-		return p.dryRun(ctx, server, bundle)
+		return p.dryRun(ctx, server, bundle, checked, err)
+	}
+	if err != nil {
+		return Result{}, err
 	}
 	sent, err := p.upload(ctx, server)
 	if err != nil {
 		return Result{}, err
 	}
-	published, err := server.Publish(ctx, p.request(bundle))
-	if api.ReasonOf(err) == reason.ReleaseConflict {
-		return Result{}, fmt.Errorf("%w: %w", ErrConflict, err)
-	}
+	published, err := p.ask(ctx, server, bundle, false)
 	if err != nil {
 		return Result{}, err
 	}
 	return p.result(published, bundle, sent), nil
 }
 
-func (p *plan) request(bundle []byte) api.PublishRequest {
-	r := api.PublishRequest{Bundles: append([][]byte{bundle}, p.options.Bundles...), DryRun: p.options.DryRun}
+// ask hands the release to the server, or asks what it would say to it.
+func (p *plan) ask(ctx context.Context, server Server, bundle []byte, dryRun bool) (api.Release, error) {
+	out, err := server.Publish(ctx, p.request(bundle, dryRun))
+	if api.ReasonOf(err) == reason.ReleaseConflict {
+		return api.Release{}, fmt.Errorf("%w: %w", ErrConflict, err)
+	}
+	return out, err
+}
+
+func (p *plan) request(bundle []byte, dryRun bool) api.PublishRequest {
+	r := api.PublishRequest{Bundles: append([][]byte{bundle}, p.options.Bundles...), DryRun: dryRun}
 	for _, im := range p.images {
 		if im.reference == nil {
 			continue
@@ -330,10 +344,13 @@ func (p *plan) upload(ctx context.Context, server Server) (sent int64, err error
 	return sent, nil
 }
 
-// dryRun uploads nothing. The server checks what it can see, so it is asked only when it has all blobs.
-func (p *plan) dryRun(ctx context.Context, server Server, bundle []byte) (Result, error) {
-	out := p.result(api.Release{Release: p.release}, bundle, 0)
-	out.DryRun, out.Checked = true, "local"
+// dryRun uploads nothing: it reports what the server said, and which blobs it could not look at yet.
+func (p *plan) dryRun(ctx context.Context, server Server, bundle []byte, checked api.Release, refusal error) (Result, error) {
+	out := p.result(api.Release{Release: p.release, Needed: checked.Needed}, bundle, 0)
+	out.Checked = "server"
+	if refusal != nil { // the bundle is what a second publisher needs, when the refusal is about who signed
+		return out, refusal
+	}
 	for _, b := range p.blobs() {
 		u, err := server.Uploaded(ctx, b.digest, b.length)
 		if err != nil {
@@ -343,14 +360,6 @@ func (p *plan) dryRun(ctx context.Context, server Server, bundle []byte) (Result
 			out.Missing = append(out.Missing, b.name)
 		}
 	}
-	if len(out.Missing) > 0 {
-		return out, nil
-	}
-	checked, err := server.Publish(ctx, p.request(bundle))
-	if err != nil {
-		return Result{}, err
-	}
-	out.Checked, out.Approvals = "server", checked.Needed
 	return out, nil
 }
 

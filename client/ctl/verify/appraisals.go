@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -29,6 +30,7 @@ type decided struct {
 func (v *verification) devices() {
 	v.begin(StepDevices)
 	v.records = map[string]api.DeviceRecord{}
+	keys := map[digest.SHA256]string{}
 	for _, record := range v.r.Devices {
 		v.count()
 		id := record.Device.ID
@@ -40,6 +42,10 @@ func (v *verification) devices() {
 		if err := v.device(record); err != nil {
 			v.fail("device %s: %v", id, err)
 		}
+		if twin, twice := keys[digest.Of(record.AKPublic)]; twice { // one TPM would vouch for two devices
+			v.fail("device %s: its attestation key is that of device %s", id, twin)
+		}
+		keys[digest.Of(record.AKPublic)] = id
 	}
 }
 
@@ -81,6 +87,8 @@ func (v *verification) appraisals() {
 		}
 	}
 	last := map[string]decided{} // the last affirmed one of each device
+	reached := map[string]provenRelease{}
+	newest := map[string]usedPolicy{}
 	number := int64(0)
 	for _, p := range v.r.Appraisals {
 		v.count()
@@ -91,10 +99,15 @@ func (v *verification) appraisals() {
 		for _, err := range v.grounds(p) {
 			v.fail("appraisal %d of %s: %v", p.Number, p.Device, err)
 		}
-		verdict, err := again(p, v.r.Logs)
+		v.policyOrder(newest, p)
+		verdict, hidden, err := again(p, v.r.Logs)
 		if err != nil {
 			v.fail("appraisal %d of %s: %v", p.Number, p.Device, err)
 			continue
+		}
+		v.lateLog(p, hidden)
+		if err := v.rollback(reached, p, verdict); err != nil {
+			v.fail("appraisal %d of %s: %v", p.Number, p.Device, err)
 		}
 		d := decided{p, verdict}
 		v.verdicts[p.Number] = d
@@ -113,25 +126,81 @@ func (v *verification) appraisals() {
 
 func (v *verification) inPeriod(at time.Time) bool { return !at.Before(v.r.From) && at.Before(v.r.To) }
 
-// again appraises the Evidence of p and compares with the stored verdict.
-func again(p api.Appraisal, logs map[string][]byte) (attestation.Verdict, error) {
+// rollback refuses an affirmed release that is below one that the device had proven before: a server that lies can put a
+// release that the device has left among those that it expects. A recovery release may be below.
+func (v *verification) rollback(reached map[string]provenRelease, p api.Appraisal, verdict attestation.Verdict) error {
+	now, ok := v.proven[verdict.Release]
+	if verdict.Outcome != attestation.Affirmed || !ok || verdict.Recovery {
+		return nil
+	}
+	key := p.Device + "\n" + now.record.Release.Product
+	before, seen := reached[key]
+	if seen && now.record.Release.Counter < before.record.Release.Counter {
+		return fmt.Errorf("it affirms %s with counter %d, and the device had proven counter %d before", verdict.Release,
+			now.record.Release.Counter, before.record.Release.Counter)
+	}
+	reached[key] = now
+	return nil
+}
+
+// usedPolicy is the newest policy of a product that an appraisal was held against so far.
+type usedPolicy struct {
+	first int64 // the oldest offline targets that name it
+	since time.Time
+}
+
+// policyOrder tells of appraisals that were held against a policy that was replaced before. Replicas may lag a little.
+func (v *verification) policyOrder(newest map[string]usedPolicy, p api.Appraisal) {
+	policy, ok := v.policies[p.PolicySHA256]
+	if !ok {
+		return // policyOf says so
+	}
+	used := newest[policy.Product]
+	if policy.last < used.first && p.At.After(used.since.Add(settled)) {
+		v.cannot("appraisal %d of %s was held against a policy of targets %d, and targets %d had been used before: whether that was an error is for you to ask", p.Number, p.Device, policy.last, used.first)
+	}
+	if policy.first > used.first {
+		newest[policy.Product] = usedPolicy{policy.first, p.At}
+	}
+}
+
+// lateLog tells of wrong states that a verdict missed because its event log was not there yet: the log is in the report
+// now. A server that lies can call any log late; an honest one asks for it, and a quarantine follows.
+func (v *verification) lateLog(p api.Appraisal, hidden *attestation.Verdict) {
+	if hidden == nil {
+		return
+	}
+	if effect, _ := reason.Strongest(hidden.Reasons()); hidden.Outcome != attestation.Refused || effect != reason.Quarantine {
+		return
+	}
+	for _, q := range v.r.Quarantines {
+		if q.Device == p.Device && (q.EndedAt == nil || !q.EndedAt.Before(p.At)) {
+			return
+		}
+	}
+	v.cannot("appraisal %d of %s was decided without its event log; with the log, which is in the report, it proves a wrong state, and no quarantine followed", p.Number, p.Device)
+}
+
+// again appraises the Evidence of p and compares with the stored verdict. hidden is the verdict that the log gives where
+// the stored one was reached without it.
+func again(p api.Appraisal, logs map[string][]byte) (reached attestation.Verdict, hidden *attestation.Verdict, err error) {
 	in := p.Input
 	in.Log = logs[in.Evidence.LogDigest.String()]
 	verdict, bytesOf, err := appraise(in)
 	if err != nil {
-		return attestation.Verdict{}, err
+		return attestation.Verdict{}, nil, err
 	}
 	if bytes.Equal(bytesOf, p.Verdict) {
-		return verdict, nil
+		return verdict, nil, nil
 	}
 	if in.Log != nil { // the log may have come after this appraisal; its verdict then says that it was missing
 		in.Log = nil
 		without, bytesWithout, err := appraise(in)
 		if err == nil && bytes.Equal(bytesWithout, p.Verdict) && slices.Contains(without.Reasons(), reason.EventlogMissing) {
-			return without, nil
+			return without, &verdict, nil
 		}
 	}
-	return attestation.Verdict{}, fmt.Errorf("the report says %s, and appraising the Evidence again gives %s", p.Verdict, bytesOf)
+	return attestation.Verdict{}, nil, fmt.Errorf("the report says %s, and appraising the Evidence again gives %s", p.Verdict, bytesOf)
 }
 
 func appraise(in attestation.Input) (attestation.Verdict, []byte, error) {
@@ -145,7 +214,7 @@ func appraise(in attestation.Input) (attestation.Verdict, []byte, error) {
 
 // Again appraises one appraisal of a report once more and returns the verdict's bytes, however they compare.
 func Again(p api.Appraisal, logs map[string][]byte) (verdict []byte, same bool, err error) {
-	if _, err := again(p, logs); err == nil {
+	if _, _, err := again(p, logs); err == nil {
 		return p.Verdict, true, nil
 	}
 	in := p.Input
@@ -188,6 +257,12 @@ func (v *verification) grounds(p api.Appraisal) []error {
 		if err := v.expectation(x, record.Device); err != nil {
 			errs = append(errs, err)
 		}
+		if of, _, _ := strings.Cut(x.Release, "/"); product != "" && of != product {
+			say("it expected %s under the policy of product %q", x.Release, product)
+		}
+	}
+	if product != "" && ok && record.Device.Product != product {
+		v.believe("device %s was appraised as product %s and has %q now", p.Device, product, record.Device.Product)
 	}
 	if !p.Input.Challenge {
 		if err := v.beacon(p.Input.Binding.Nonce); err != nil {
@@ -264,9 +339,13 @@ func (v *verification) revoked(policy signedPolicy, p api.Appraisal) []error {
 }
 
 func (v *verification) baselineOf(p api.Appraisal, product string) []error {
-	signed, ok := v.baselines[p.BaselineSHA256]
-	if !ok {
+	all := v.baselines[p.BaselineSHA256]
+	if len(all) == 0 {
 		return v.missing("baseline", p, p.BaselineSHA256)
+	}
+	signed := all[0]
+	if i := slices.IndexFunc(all, func(b signedBaseline) bool { return b.product == product }); i >= 0 {
+		signed = all[i]
 	}
 	if p.Input.Baseline == nil || !sameJSON(signed.Baseline, *p.Input.Baseline) {
 		return []error{fmt.Errorf("its platform baseline is not the signed one, %s", p.BaselineSHA256)}

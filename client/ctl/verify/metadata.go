@@ -18,10 +18,10 @@ import (
 // state is what earlier steps proved and later ones rely on.
 type state struct {
 	image     *tufrepo.Image
-	roots     [][]byte                       // the trust bundle's root and its accepted successors, newest last
-	policies  map[digest.SHA256]signedPolicy // by digest of the document
-	baselines map[digest.SHA256]signedBaseline
-	sigstore  [][]byte // Sigstore trusted roots, the current one first
+	roots     [][]byte                           // the trust bundle's root and its accepted successors, newest last
+	policies  map[digest.SHA256]signedPolicy     // by digest of the document
+	baselines map[digest.SHA256][]signedBaseline // products on one platform may sign the same bytes
+	sigstore  [][]byte                           // Sigstore trusted roots, the current one first
 	order     []digest.SHA256
 	proven    map[string]provenRelease
 	records   map[string]api.DeviceRecord
@@ -32,7 +32,8 @@ type state struct {
 
 type signedPolicy struct {
 	artifacts.Policy
-	past bool
+	past        bool
+	first, last int64 // the oldest and the newest offline targets of the report that name it
 }
 
 type signedBaseline struct {
@@ -49,7 +50,7 @@ type provenRelease struct {
 // metadata follows the chain from the trust bundle's root and takes what the offline roles signed.
 func (v *verification) metadata() {
 	v.begin(StepMetadata)
-	v.policies, v.baselines = map[digest.SHA256]signedPolicy{}, map[digest.SHA256]signedBaseline{}
+	v.policies, v.baselines = map[digest.SHA256]signedPolicy{}, map[digest.SHA256][]signedBaseline{}
 	if !v.rootChain() {
 		return
 	}
@@ -65,6 +66,7 @@ func (v *verification) metadata() {
 			return
 		}
 	}
+	v.believe("offline targets %d as the newest: the server signs which ones are current; ask a holder for the number if it matters", v.image.State().Targets)
 	for _, product := range slices.Sorted(maps.Keys(m.Products)) {
 		v.count()
 		if err := v.image.Product(product, m.Products[product]); err != nil {
@@ -129,7 +131,7 @@ func (v *verification) offlineFiles() {
 			v.fail("%s is not the file that the offline role signed", path)
 			continue
 		}
-		if err := v.take(path, files[path], false); err != nil {
+		if err := v.take(path, files[path], v.image.State().Targets, false); err != nil {
 			v.fail("%s: %v", path, err)
 		}
 	}
@@ -141,7 +143,7 @@ func (v *verification) offlineFiles() {
 }
 
 // take keeps a file that the offline role signed.
-func (v *verification) take(path string, data []byte, past bool) error {
+func (v *verification) take(path string, data []byte, version int64, past bool) error {
 	sum := digest.Of(data)
 	dir, rest, _ := strings.Cut(path, "/")
 	rest = strings.TrimSuffix(rest, ".json")
@@ -157,7 +159,7 @@ func (v *verification) take(path string, data []byte, past bool) error {
 			return fmt.Errorf("it is a policy for product %q", p.Product)
 		}
 		if _, known := v.policies[sum]; !known {
-			v.policies[sum] = signedPolicy{p, past}
+			v.policies[sum] = signedPolicy{p, past, version, version}
 			v.order = append(v.order, sum)
 		}
 	case dir == "baseline":
@@ -166,7 +168,7 @@ func (v *verification) take(path string, data []byte, past bool) error {
 			return err
 		}
 		product, profile, _ := strings.Cut(rest, "/")
-		v.baselines[sum] = signedBaseline{b, product, profile}
+		v.baselines[sum] = append(v.baselines[sum], signedBaseline{b, product, profile})
 	}
 	return nil
 }
@@ -194,8 +196,14 @@ func (v *verification) past(p api.PastTargets) {
 			v.fail("%s is not the file that targets %d names", path, spec.Version)
 			continue
 		}
-		if err := v.take(path, p.Files[path], true); err != nil {
+		if err := v.take(path, p.Files[path], spec.Version, true); err != nil {
 			v.fail("%s of targets %d: %v", path, spec.Version, err)
+		}
+	}
+	for _, f := range spec.Files { // also of policies that newer targets still name
+		if known, ok := v.policies[f.SHA256]; ok {
+			known.first, known.last = min(known.first, spec.Version), max(known.last, spec.Version)
+			v.policies[f.SHA256] = known
 		}
 	}
 }

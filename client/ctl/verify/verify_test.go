@@ -355,7 +355,7 @@ func TestLogThatCameLater(t *testing.T) {
 	if p.Verdict, err = verdict.Marshal(); err != nil {
 		t.Fatal(err)
 	}
-	r.Quarantines = nil
+	r.Quarantines[0].By, r.Quarantines[0].Evidence = "ann", digest.SHA256{}
 	if got := check(shared().Sign(r)); got.Outcome != verify.Verified {
 		step, says := failing(got)
 		t.Errorf("got %s at %q: %s", got.Outcome, step, says)

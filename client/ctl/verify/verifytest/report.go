@@ -60,7 +60,9 @@ func (w *World) image() api.ImageMetadata {
 		return out
 	}
 	past := files(1)
-	delete(past, artifacts.BaselinePath(Product, evidencetest.Profile)) // the same as now
+	for _, path := range []string{artifacts.BaselinePath(Product, evidencetest.Profile), artifacts.BaselinePath(Lab, evidencetest.Profile), artifacts.PolicyPath(Lab)} {
+		delete(past, path) // the same as now
+	}
 	return api.ImageMetadata{
 		Roots:   [][]byte{w.Metadata["1.root.json"], w.Metadata["2.root.json"]},
 		Targets: w.Metadata["2.targets.json"], Files: files(2), Products: map[string][]byte{Product: w.Metadata["1."+Product+".json"]},

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"math/big"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -41,7 +42,7 @@ const (
 var Noon = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
 // World is all that a report is made of. The image root was rotated once, and the offline targets were replaced once:
-// the second policy withdraws release 1.0.0.
+// the second policy withdraws release 1.0.0, which is in no signed metadata any more.
 type World struct {
 	Trust       wire.Trust
 	Certificate []byte // of ReportKey
@@ -197,7 +198,12 @@ func (w *World) targets(version int64, policy artifacts.Policy) tufrepo.Doc {
 	encoded, err := policy.Encode()
 	must(err)
 	files := map[string]tufrepo.File{}
-	for path, data := range map[string][]byte{artifacts.PolicyPath(Product): encoded, artifacts.BaselinePath(Product, evidencetest.Profile): w.baseline} {
+	lab, err := w.Lab().Encode()
+	must(err)
+	for path, data := range map[string][]byte{
+		artifacts.PolicyPath(Product): encoded, artifacts.BaselinePath(Product, evidencetest.Profile): w.baseline,
+		artifacts.PolicyPath(Lab): lab, artifacts.BaselinePath(Lab, evidencetest.Profile): w.baseline,
+	} {
 		files[path] = tufrepo.File{Length: int64(len(data)), SHA256: digest.Of(data)}
 		w.Metadata[tufrepo.TargetFileName(path, digest.Of(data))] = data
 	}
@@ -210,6 +216,9 @@ func (w *World) targets(version int64, policy artifacts.Policy) tufrepo.Doc {
 func (w *World) product() []byte {
 	files := map[string]tufrepo.File{}
 	for _, r := range w.Releases {
+		if slices.ContainsFunc(r.Release.Components, func(c artifacts.Component) bool { return slices.Contains(w.policies[1].Withdrawn, c.SHA256) }) {
+			continue // as the server does
+		}
 		for _, c := range r.Release.Components {
 			custom, err := artifacts.CustomOf(r.Release, c).Encode()
 			must(err)
@@ -241,6 +250,17 @@ func (w *World) poll() {
 	w.Appraise(first, Noon.Add(2*time.Hour), 1)
 	second.Scenario.Boot("thermostat/evil")
 	w.Appraise(second, Noon.Add(3*time.Hour), 1)
+}
+
+// Lab is another product on the same platform, whose policy asks for little.
+const Lab = "lab"
+
+// Lab returns its policy.
+func (w *World) Lab() artifacts.Policy {
+	return artifacts.Policy{
+		Version: artifacts.PolicyVersion, Product: Lab, Threshold: 1, RequiredPCRs: []int{4},
+		Publishers: []artifacts.Publisher{{Name: "ci", KeyPEM: publicPEM(w.publisher.Public())}},
+	}
 }
 
 // Appraise lets a device quote and the server decide, under the first or the second policy.

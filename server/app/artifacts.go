@@ -1,0 +1,53 @@
+package app
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"os"
+
+	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/dirstore"
+	"github.com/cordon-ota/cordon/artifacts/s3store"
+	"github.com/cordon-ota/cordon/server/config"
+)
+
+// openArtifacts opens the directory or the bucket that the configuration names.
+func (a *App) openArtifacts(ctx context.Context) (artifacts.Store, error) {
+	s3 := a.cfg.S3
+	if s3 == (config.S3{}) {
+		return dirstore.Open(a.cfg.Artifacts)
+	}
+	access, err := os.ReadFile(s3.AccessKeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read s3.access_key_file: %w", err)
+	}
+	secret, err := os.ReadFile(s3.SecretKeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read s3.secret_key_file: %w", err)
+	}
+	roots, err := s3Roots(s3.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	return s3store.Open(ctx, s3store.Config{
+		Endpoint: s3.Endpoint, Bucket: s3.Bucket, Prefix: s3.Prefix, Region: s3.Region, AccessKey: string(access), SecretKey: string(secret),
+		Roots: roots, PathStyle: s3.PathStyle, OmitChecksums: s3.OmitChecksums,
+	})
+}
+
+// s3Roots is nil, which means the system's, when no file is named.
+func s3Roots(path string) (*x509.CertPool, error) {
+	if path == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read s3.ca_file: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(b) {
+		return nil, fmt.Errorf("s3.ca_file %s holds no PEM certificate", path)
+	}
+	return pool, nil
+}
