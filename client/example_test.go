@@ -6,36 +6,22 @@ import (
 
 	"github.com/cordon-ota/cordon/client"
 	"github.com/cordon-ota/cordon/client/installer"
-	"github.com/cordon-ota/cordon/client/tpm"
-	"github.com/cordon-ota/cordon/client/wire"
 )
 
-// A device that keeps itself proven and up to date. bundle is the trust bundle from its measured image.
+// A device that keeps itself proven and up to date.
 func Example() {
-	var bundle []byte
-	ctx := context.Background()
-	trust, err := wire.DecodeTrust(bundle)
+	c, err := client.Open(client.Paths{
+		Trust: "/usr/share/cordon/trust.json", // part of the measured image
+		TPM:   "/dev/tpmrm0",
+		State: "/var/lib/cordon",
+		Slots: "ab:/boot/slots",
+	})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	device, err := tpm.Open("/dev/tpmrm0")
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer device.Close()
-	slots, err := installer.Open("ab:/boot/slots")
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	c, err := client.New(client.Config{Trust: trust, TPM: device, StateDir: "/var/lib/cordon", Installers: []installer.Installer{slots}})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	fmt.Println(c.Run(ctx))
+	defer c.Close()
+	fmt.Println(c.Run(context.Background()))
 }
 
 // The same, step by step, for programs that decide themselves when to install.

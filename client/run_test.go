@@ -3,7 +3,9 @@ package client_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,6 +59,50 @@ func TestRunComesBackWhenTheServerSaysAndNeverHammers(t *testing.T) {
 	}
 	if pauses[10] != 5*time.Second {
 		t.Errorf("pause for an impatient server = %v, want the least one", pauses[10])
+	}
+}
+
+// TestRunLogsARefusalOnce counts what Run logs while the server refuses, stops, and refuses again.
+func TestRunLogsARefusalOnce(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	d.enroll()
+	ctx, cancel := context.WithCancel(t.Context())
+	var log strings.Builder
+	refuse := func(on bool) {
+		d.server.set(func() {
+			d.server.onPoll = func(w http.ResponseWriter, r *http.Request) bool {
+				if on {
+					d.server.refuse(w, http.StatusForbidden, reason.DeviceRetired)
+				}
+				return on
+			}
+		})
+	}
+	rounds := 0
+	d.cfg = func(c *client.Config) {
+		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		c.Sleep = func(ctx context.Context, _ time.Duration) error {
+			switch rounds++; rounds {
+			case 4:
+				refuse(false)
+			case 5:
+				refuse(true)
+			case 8:
+				cancel()
+			}
+			return ctx.Err()
+		}
+	}
+	refuse(true)
+	d.restart()
+	if err := d.client.Run(ctx); !errors.Is(err, context.Canceled) {
+		t.Fatalf("Run: %v", err)
+	}
+	for text, want := range map[string]int{"reason=device_retired": 2, "by=server": 2, "nothing is refused any more": 1, "a retired device gets nothing": 2} {
+		if got := strings.Count(log.String(), text); got != want {
+			t.Errorf("%q is logged %d times, want %d:\n%s", text, got, want, log.String())
+		}
 	}
 }
 

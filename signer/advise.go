@@ -89,6 +89,8 @@ func adviseProblem(p *api.Error) (int, string) {
 	switch p.Reason {
 	case reason.Unauthenticated:
 		return code, "the token is unknown: check --token-file; an administrator makes new ones: cordonctl person token"
+	case reason.DowngradeRefused:
+		return code, "give --counter; the least one that the policy allows is in the message"
 	case reason.NotFound:
 		return code, "check the name, and that the address is the admin listener (port 8444)"
 	}

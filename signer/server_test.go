@@ -313,15 +313,13 @@ func (s *server) publish(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *server) checkRelease(in api.PublishRequest) (api.Release, *artifacts.Refusal) {
-	var policy artifacts.Policy
-	for path, data := range s.files {
-		if strings.HasPrefix(path, "policy/") {
-			p, err := artifacts.DecodePolicy(data)
-			if err != nil {
-				return api.Release{}, &artifacts.Refusal{Reason: reason.PolicyMissing, Detail: err.Error()}
-			}
-			policy = p
-		}
+	product, err := provenance.ClaimedProduct(in.Bundles[0])
+	if err != nil {
+		return api.Release{}, &artifacts.Refusal{Reason: reason.PublisherRefused, Detail: err.Error()}
+	}
+	policy, err := s.policyOf(product)
+	if err != nil {
+		return api.Release{}, &artifacts.Refusal{Reason: reason.PolicyMissing, Detail: err.Error()}
 	}
 	proof, err := provenance.VerifyAll(in.Bundles, policy, provenance.Options{})
 	if err != nil {
@@ -331,11 +329,14 @@ func (s *server) checkRelease(in api.PublishRequest) (api.Release, *artifacts.Re
 	if refusals := append(proof.Refusals, artifacts.CheckRelease(policy, release)...); len(refusals) > 0 {
 		return api.Release{}, &refusals[0]
 	}
+	if refusal := s.checkCounter(release); refusal != nil {
+		return api.Release{}, refusal
+	}
 	for _, c := range release.Components {
-		if int64(len(s.blobs[c.SHA256])) != c.Length || in.Reference[c.Name] != c.ReferenceValues {
+		if in.Reference[c.Name] != c.ReferenceValues || !in.DryRun && int64(len(s.blobs[c.SHA256])) != c.Length {
 			return api.Release{}, &artifacts.Refusal{Reason: reason.NotFound, Detail: "blob of component " + c.Name}
 		}
-		if !c.ReferenceValues.IsZero() && int64(len(s.blobs[c.ReferenceValues])) != c.ReferenceLength {
+		if !in.DryRun && !c.ReferenceValues.IsZero() && int64(len(s.blobs[c.ReferenceValues])) != c.ReferenceLength {
 			return api.Release{}, &artifacts.Refusal{Reason: reason.NotFound, Detail: "Reference Values of component " + c.Name}
 		}
 	}
@@ -343,6 +344,32 @@ func (s *server) checkRelease(in api.PublishRequest) (api.Release, *artifacts.Re
 		Name: artifacts.ReleaseName(release.Product, release.Version), State: api.ReleasePublished, Release: release,
 		Publishers: proof.Signers, Changed: !in.DryRun, Timestamp: int64(len(s.releases) + 1),
 	}, nil
+}
+
+func (s *server) policyOf(product string) (artifacts.Policy, error) {
+	for path, data := range s.files {
+		if !strings.HasPrefix(path, "policy/") {
+			continue
+		}
+		if p, err := artifacts.DecodePolicy(data); err != nil || p.Product == product {
+			return p, err
+		}
+	}
+	return artifacts.Policy{}, fmt.Errorf("no policy for product %q", product)
+}
+
+func (s *server) checkCounter(release artifacts.Release) *artifacts.Refusal {
+	var highest uint64
+	for _, r := range s.releases {
+		if r.Release.Counter == release.Counter {
+			return &artifacts.Refusal{Reason: reason.CounterRefused, Detail: fmt.Sprintf("counter %d belongs to %s already", release.Counter, r.Name)}
+		}
+		highest = max(highest, r.Release.Counter)
+	}
+	if release.Counter > highest+artifacts.MaxCounterStep {
+		return &artifacts.Refusal{Reason: reason.CounterRefused, Detail: fmt.Sprintf("counter %d is more than %d above the highest one, %d", release.Counter, artifacts.MaxCounterStep, highest)}
+	}
+	return nil
 }
 
 // took returns the bytes of blobs that came in since the last call.

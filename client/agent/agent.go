@@ -23,9 +23,6 @@ import (
 	"github.com/cordon-ota/cordon/client/wire"
 )
 
-// kernelLog is where Linux shows the event log of the first TPM.
-const kernelLog = "/sys/kernel/security/tpm0/binary_bios_measurements"
-
 const (
 	trustHint = "make one with 'cordonctl provision' and put it into the device's measured image"
 	tpmHint   = "check --tpm and the permissions of the device; run cordon-agent doctor"
@@ -154,7 +151,7 @@ func (o *options) restart(ctx context.Context) error {
 func (o *options) readEventLog() ([]byte, error) {
 	path := o.eventLog
 	if path == "" && strings.HasPrefix(o.tpm, "/dev/") {
-		path = kernelLog
+		path = client.KernelEventLog
 	}
 	if path == "" {
 		return nil, nil

@@ -203,6 +203,7 @@ type Release struct {
 	PublishedAt *time.Time        `json:"published_at,omitempty"`
 	Changed     bool              `json:"changed"`             // false: the same release was there already
 	Timestamp   int64             `json:"timestamp,omitempty"` // version of the timestamp that shows it
+	Withdrawn   bool              `json:"withdrawn,omitempty"` // the offline role withdrew one of its images
 }
 
 // HoldRequest is POST /api/v1/releases/{product}/{version}/hold.

@@ -213,6 +213,7 @@ func showResult(w io.Writer, r verify.Result) error {
 	}
 	c := r.Coverage
 	fmt.Fprintf(w, "coverage: %d devices in scope; %d proven in the period, %d stale, %d never, %d excluded\n", c.InScope, c.Proven, c.Stale, c.Never, len(c.Excluded))
+	list(w, "withdrawn by the offline role:", r.Withdrawn)
 	list(w, "had to be believed:", r.Trusted)
 	list(w, "could not be checked:", r.Undecided)
 	fmt.Fprintf(w, "outcome: %s\n", r.Outcome)

@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"fmt"
 	"html/template"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,6 +55,9 @@ func renderHTML(r verify.Result, sum digest.SHA256) ([]byte, error) {
 		"explain": func(r reason.Reason) string { return explain(r) },
 		"reasons": func(rs []reason.Reason) string { return words(rs) },
 		"release": func(r artifacts.Release) string { return artifacts.ReleaseName(r.Product, r.Version) },
+		"withdrawn": func(x artifacts.Release) bool {
+			return slices.Contains(r.Withdrawn, artifacts.ReleaseName(x.Product, x.Version))
+		},
 		"people": func(list []api.Approval) string {
 			var out []string
 			for _, a := range list {

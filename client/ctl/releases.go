@@ -66,7 +66,7 @@ func showRelease(w io.Writer, r api.Release) error {
 	if r.Hold {
 		hold = "yes: " + r.HoldReason
 	}
-	facts(w, "release", r.Name, "state", r.State, "on hold", hold, "counter", fmt.Sprint(r.Release.Counter), "recovery", yes(r.Release.Recovery),
+	facts(w, "release", r.Name, "state", r.State, "withdrawn", withdrawnText(r), "on hold", hold, "counter", fmt.Sprint(r.Release.Counter), "recovery", yes(r.Release.Recovery),
 		"publishers", strings.Join(r.Publishers, " "), "handed in by", r.CreatedBy, "at", moment(r.CreatedAt), "published", when(r.PublishedAt),
 		"approvals", fmt.Sprintf("%d of %d", len(r.Approvals), r.Needed))
 	for _, p := range r.Approvals {
@@ -76,6 +76,25 @@ func showRelease(w io.Writer, r api.Release) error {
 		fmt.Fprintf(w, "  component %s for %s: %d bytes, sha256 %s\n", plain(c.Name), plain(strings.Join(c.HardwareIDs, " ")), c.Length, c.SHA256)
 	}
 	return nil
+}
+
+// withdrawnText says what a withdrawal means.
+func withdrawnText(r api.Release) string {
+	if r.Withdrawn {
+		return "yes: the offline role withdrew it; no device may install or boot it"
+	}
+	return ""
+}
+
+// stateOf is the state of a release in one cell of a table.
+func stateOf(state string, withdrawn, hold bool) string {
+	if withdrawn {
+		state += ", withdrawn"
+	}
+	if hold {
+		state += ", on hold"
+	}
+	return state
 }
 
 func yes(b bool) string {
@@ -96,10 +115,7 @@ func (a *app) releaseList() *cobra.Command {
 		return a.print(releases, func(w io.Writer) error {
 			var rows [][]string
 			for _, r := range releases {
-				state := r.State
-				if r.Hold {
-					state += ", on hold"
-				}
+				state := stateOf(r.State, r.Withdrawn, r.Hold)
 				rows = append(rows, []string{r.Name, fmt.Sprint(r.Release.Counter), state, yes(r.Release.Recovery), fmt.Sprintf("%d/%d", len(r.Approvals), r.Needed), strings.Join(r.Publishers, " "), when(r.PublishedAt)})
 			}
 			return table(w, []string{"RELEASE", "COUNTER", "STATE", "RECOVERY", "APPROVALS", "PUBLISHERS", "PUBLISHED"}, rows)
@@ -131,6 +147,7 @@ type rolloutRelease struct {
 	Release    string `json:"release"`
 	State      string `json:"state"`
 	Hold       bool   `json:"hold"`
+	Withdrawn  bool   `json:"withdrawn"`
 	Proven     int    `json:"proven"`     // devices whose last proof was this release
 	Offered    int    `json:"offered"`    // devices that are on their way to it
 	Overdue    int    `json:"overdue"`    // of those, past their deadline
@@ -168,7 +185,7 @@ func countRollout(product string, releases []api.Release, devices []api.Device, 
 		return &out.Releases[i]
 	}
 	for _, r := range releases {
-		out.Releases = append(out.Releases, rolloutRelease{Release: r.Name, State: r.State, Hold: r.Hold})
+		out.Releases = append(out.Releases, rolloutRelease{Release: r.Name, State: r.State, Hold: r.Hold, Withdrawn: r.Withdrawn})
 	}
 	for _, d := range devices {
 		if d.Lifecycle == "pending" {
@@ -202,10 +219,7 @@ func (r rollout) show(w io.Writer) error {
 	fmt.Fprintf(w, "%s: %d devices, %d of them never proved a release; %d wait to be claimed\n", plain(r.Product), r.Devices, r.Unproven, r.Pending)
 	var rows [][]string
 	for _, x := range r.Releases {
-		state := x.State
-		if x.Hold {
-			state += ", on hold"
-		}
+		state := stateOf(x.State, x.Withdrawn, x.Hold)
 		rows = append(rows, []string{x.Release, state, fmt.Sprint(x.Proven), fmt.Sprint(x.Offered), fmt.Sprint(x.Overdue), fmt.Sprint(x.Restricted)})
 	}
 	return table(w, []string{"RELEASE", "STATE", "PROVEN", "OFFERED", "OVERDUE", "RESTRICTED"}, rows)

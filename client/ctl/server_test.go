@@ -289,6 +289,7 @@ func (s *server) releaseViews() []api.Release {
 		out = append(out, api.Release{
 			Name: r.Release.Product + "/" + r.Release.Version, State: api.ReleasePublished, Release: r.Release, Publishers: []string{"ci"},
 			CreatedBy: r.CreatedBy, CreatedAt: r.PublishedAt, PublishedAt: &r.PublishedAt,
+			Withdrawn: r.Release.Version == "1.0.0", // as the World's second policy says
 		})
 	}
 	return out

@@ -273,10 +273,27 @@ func TestWithdrawnReleaseDisappearsAndItsBootIsRevoked(t *testing.T) {
 	wantOffer(t, w, "lamp/1.0")
 	_, err := w.Service.Publish(t.Context(), "robot", bad.Signed(w.Publisher))
 	wantReason(t, err, reason.ReleaseWithdrawn)
+	wantWithdrawn(t, w, map[string]bool{"lamp/1.0": false, "lamp/2.0": true})
 
 	w.Apply(w.Ceremony(repositorytest.Offline{Version: 3, Policies: []artifacts.Policy{w.Policy("lamp")}}))
 	check(t, w, w.Service) // taken back by the holders: it is in the metadata again
 	wantOffer(t, w, "lamp/2.0")
+	wantWithdrawn(t, w, map[string]bool{"lamp/1.0": false, "lamp/2.0": false})
+}
+
+// wantWithdrawn looks at what people see of releases.
+func wantWithdrawn(t *testing.T, w *repositorytest.World, want map[string]bool) {
+	t.Helper()
+	for name, withdrawn := range want {
+		row, err := w.Store.Release(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		view, err := w.Service.View(t.Context(), row, false)
+		if err != nil || view.Withdrawn != withdrawn {
+			t.Errorf("%s: shown as withdrawn %v, %v; want %v", name, view.Withdrawn, err, withdrawn)
+		}
+	}
 }
 
 // Two publishers are asked for from now on: what one alone signed cannot be published any more.

@@ -222,6 +222,7 @@ func (s *Service) View(ctx context.Context, row store.Release, changed bool) (ap
 	}
 	if p := s.Catalog().Products[row.Product]; p != nil {
 		out.Needed = p.Policy.Approvals
+		out.Withdrawn = withdrawn(p.Policy.Withdrawn, statement.Predicate)
 	}
 	approvals, err := s.store.Approvals(ctx, releaseSubject(row.Name))
 	if err != nil {

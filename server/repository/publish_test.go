@@ -90,15 +90,15 @@ func TestPublishRefusals(t *testing.T) {
 		"counter taken": {func(w *world, d *draft) api.PublishRequest {
 			d.Release.Counter = 5
 			return signed(w, d)
-		}, reason.ReleaseConflict},
+		}, reason.CounterRefused},
 		"counter below the newest": {func(w *world, d *draft) api.PublishRequest {
 			d.Release.Counter = 3
 			return signed(w, d)
-		}, reason.ReleaseConflict},
+		}, reason.CounterRefused},
 		"counter too far": {func(w *world, d *draft) api.PublishRequest {
 			d.Release.Counter = 5 + artifacts.MaxCounterStep + 1
 			return signed(w, d)
-		}, reason.ReleaseConflict},
+		}, reason.CounterRefused},
 		"image missing": {func(w *world, d *draft) api.PublishRequest {
 			d.Release.Components[0].SHA256 = digest.Of([]byte("nobody has uploaded this"))
 			return signed(w, d)
@@ -158,7 +158,7 @@ func TestPublishRefusals(t *testing.T) {
 		"recovery that the policy does not list": {func(w *world, d *draft) api.PublishRequest {
 			d.Release.Recovery = true
 			return signed(w, d)
-		}, reason.PublisherRefused},
+		}, reason.RecoveryNotListed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -170,6 +170,73 @@ func TestPublishRefusals(t *testing.T) {
 			wantUnchanged(t, w, func() {
 				_, err := w.Service.Publish(t.Context(), "robot", request)
 				wantReason(t, err, c.want)
+				request.DryRun = true // says the same, except of a blob that may come later
+				_, err = w.Service.Publish(t.Context(), "robot", request)
+				if name == "image missing" || name == "SBOM missing" {
+					if err != nil {
+						t.Errorf("dry run: %v", err)
+					}
+					return
+				}
+				wantReason(t, err, c.want)
+			})
+			check(t, w, w.Service)
+		})
+	}
+}
+
+func TestDryRunBeforeTheUpload(t *testing.T) {
+	t.Parallel()
+	type draft = repositorytest.Draft
+	gone := digest.Of([]byte("nobody has uploaded this"))
+	nothing := func(d *draft) { // is uploaded yet
+		c := &d.Release.Components[0]
+		c.SHA256, c.ReferenceValues = gone, digest.Of([]byte("nor this"))
+		d.Request.Reference = map[string]digest.SHA256{c.Name: c.ReferenceValues}
+		d.Request.SBOMs = map[string]digest.SHA256{c.Name: digest.Of([]byte("nor that"))}
+	}
+	for name, c := range map[string]struct {
+		change func(d *draft)
+		want   reason.Reason // of the dry run
+	}{
+		"nothing is there":               {nothing, ""},
+		"the image is missing":           {func(d *draft) { d.Release.Components[0].SHA256 = gone }, ""},
+		"the values have another length": {func(d *draft) { d.Release.Components[0].SHA256 = gone; d.Release.Components[0].ReferenceLength++ }, reason.ReferenceValuesMismatch},
+		"the image has another length": {func(d *draft) {
+			nothing(d)
+			d.Release.Components[0].SHA256 = digest.Of(d.Image)
+			d.Release.Components[0].Length++
+		}, reason.ArtifactMismatch},
+		"the SBOM is no JSON":             {func(d *draft) { nothing(d); d.Request.SBOMs[repositorytest.Component] = digest.Of(d.Image) }, reason.ArtifactMismatch},
+		"the SBOM is to be the image":     {func(d *draft) { nothing(d); d.Request.SBOMs[repositorytest.Component] = gone }, reason.ArtifactMismatch},
+		"the values are not the stated":   {func(d *draft) { nothing(d); d.Request.Reference[repositorytest.Component] = gone }, reason.ReferenceValuesMismatch},
+		"the counter is taken":            {func(d *draft) { nothing(d); d.Release.Counter = 1 }, reason.CounterRefused},
+		"the counter is too far":          {func(d *draft) { nothing(d); d.Release.Counter = 99 }, reason.CounterRefused},
+		"the version has another content": {func(d *draft) { nothing(d); d.Release.Version = "1.0" }, reason.ReleaseConflict},
+		"recovery is not listed":          {func(d *draft) { nothing(d); d.Release.Recovery = true }, reason.RecoveryNotListed},
+		"the product has no policy":       {func(d *draft) { nothing(d); d.Release.Product = "kettle" }, reason.PolicyMissing},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := repositorytest.New(t)
+			w.Apply(w.First(w.Policy("lamp")))
+			w.Publish(w.Draft("lamp", "1.0", 1))
+			d := w.Draft("lamp", "2.0", 2)
+			c.change(d)
+			request := d.Signed(w.Publisher)
+			wantUnchanged(t, w, func() {
+				if _, err := w.Service.Publish(t.Context(), "robot", request); err == nil {
+					t.Error("it was published")
+				}
+				request.DryRun = true
+				got, err := w.Service.Publish(t.Context(), "robot", request)
+				if c.want != "" {
+					wantReason(t, err, c.want)
+					return
+				}
+				if err != nil || got.Changed || got.State != "" {
+					t.Errorf("dry run: got %+v, %v", got, err)
+				}
 			})
 			check(t, w, w.Service)
 		})

@@ -193,14 +193,14 @@ func (s *Service) signProduct(ctx context.Context, d *draft, product string, row
 	return nil
 }
 
-func (s *Service) addFiles(ctx context.Context, files map[string]tufrepo.File, row store.Release, withdrawn []digest.SHA256) error {
+func (s *Service) addFiles(ctx context.Context, files map[string]tufrepo.File, row store.Release, images []digest.SHA256) error {
 	statement, err := artifacts.DecodeStatement(row.Statement)
 	if err != nil {
 		return fmt.Errorf("stored statement of %s: %w", row.Name, err)
 	}
 	bundle := bundleDocument(row.Bundles)
 	r := statement.Predicate
-	if slices.ContainsFunc(r.Components, func(c artifacts.Component) bool { return slices.Contains(withdrawn, c.SHA256) }) {
+	if withdrawn(images, r) {
 		return nil
 	}
 	for _, c := range r.Components {
@@ -223,4 +223,9 @@ func (s *Service) addFiles(ctx context.Context, files map[string]tufrepo.File, r
 		}
 	}
 	return nil
+}
+
+// withdrawn reports whether one of the release's images is among those that the offline role withdrew.
+func withdrawn(images []digest.SHA256, r artifacts.Release) bool {
+	return slices.ContainsFunc(r.Components, func(c artifacts.Component) bool { return slices.Contains(images, c.SHA256) })
 }

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,9 +32,10 @@ type memory struct {
 	policy   artifacts.Policy
 	blobs    map[digest.SHA256][]byte
 	releases []api.Release
-	requests []api.PublishRequest
-	fail     error        // what Publish answers
-	faster   *api.Release // another pipeline's release, which comes in first, once
+	asked    int                  // dry runs
+	requests []api.PublishRequest // the others
+	fail     error                // what Publish answers
+	faster   *api.Release         // another pipeline's release, which comes in between the dry run and the publish, once
 }
 
 func (m *memory) Releases(context.Context, string, string) (api.Page[api.Release], error) {
@@ -61,13 +63,16 @@ func (m *memory) Send(_ context.Context, d digest.SHA256, length int64, r io.Rea
 }
 
 func (m *memory) Publish(_ context.Context, r api.PublishRequest) (api.Release, error) {
-	m.requests = append(m.requests, r)
+	if r.DryRun {
+		m.asked++
+	} else {
+		m.requests = append(m.requests, r)
+	}
 	if m.fail != nil {
 		return api.Release{}, m.fail
 	}
-	if m.faster != nil {
+	if m.faster != nil && !r.DryRun {
 		m.releases, m.faster = append(m.releases, *m.faster), nil
-		return api.Release{}, &api.Error{Problem: wire.Problem{Status: 409, Reason: reason.ReleaseConflict}}
 	}
 	proof, err := provenance.VerifyAll(r.Bundles, m.policy, provenance.Options{})
 	if err != nil {
@@ -75,6 +80,9 @@ func (m *memory) Publish(_ context.Context, r api.PublishRequest) (api.Release, 
 	}
 	if len(proof.Refusals) > 0 {
 		return api.Release{}, &api.Error{Problem: wire.Problem{Status: 422, Reason: proof.Refusals[0].Reason, Title: proof.Refusals[0].Detail}}
+	}
+	if slices.ContainsFunc(m.releases, func(o api.Release) bool { return o.Release.Counter == proof.Statement.Predicate.Counter }) {
+		return api.Release{}, &api.Error{Problem: wire.Problem{Status: 409, Reason: reason.CounterRefused}}
 	}
 	out := api.Release{State: api.ReleasePublished, Release: proof.Statement.Predicate, Publishers: proof.Signers, Changed: true}
 	if !r.DryRun {
@@ -201,8 +209,8 @@ func TestCounterThatAnotherPipelineTook(t *testing.T) {
 	m.faster = &api.Release{Release: artifacts.Release{Product: "gateway", Version: "1.0.1", Counter: 3}}
 	o := options(t, key, "image")
 	o.Version, o.Counter = "1.1", 3 // a counter that was asked for is never changed
-	if _, err := publish.Run(t.Context(), m, o); !errors.Is(err, publish.ErrConflict) {
-		t.Errorf("error = %v, want ErrConflict", err)
+	if _, err := publish.Run(t.Context(), m, o); api.ReasonOf(err) != reason.CounterRefused {
+		t.Errorf("error = %v, want counter_refused", err)
 	}
 }
 
@@ -214,11 +222,14 @@ func TestTwoPublishersOverOneStatement(t *testing.T) {
 	if _, err := publish.Run(t.Context(), m, options(t, keyA, "image")); api.ReasonOf(err) != reason.PublisherRefused {
 		t.Fatalf("one of two: error = %v, want publisher_refused", err)
 	}
-	m.blobs = map[digest.SHA256][]byte{}
 	dry := options(t, keyA, "image")
 	dry.DryRun = true
+	first, err := publish.Run(t.Context(), m, dry) // refused, and yet the other one gets a bundle to sign beside
+	if api.ReasonOf(err) != reason.PublisherRefused || first.Bundle == nil {
+		t.Fatalf("dry run of one of two: %+v, %v, want publisher_refused and a bundle", first, err)
+	}
 	o := options(t, keyB, "image")
-	o.Bundles = [][]byte{run(t, m, dry).Bundle}
+	o.Bundles = [][]byte{first.Bundle}
 	if got := run(t, m, o); !got.Changed {
 		t.Error("two of two: nothing changed")
 	}
@@ -231,11 +242,40 @@ func TestDryRunUploadsNothing(t *testing.T) {
 	o := options(t, key, "image")
 	o.DryRun = true
 	got := run(t, m, o)
-	if len(m.blobs) != 0 || len(m.requests) != 0 || got.Checked != "local" {
-		t.Errorf("%d blobs, %d requests, checked %q", len(m.blobs), len(m.requests), got.Checked)
+	if len(m.blobs) != 0 || len(m.requests) != 0 || m.asked != 1 || got.Checked != "server" {
+		t.Errorf("%d blobs, %d requests, %d asked, checked %q", len(m.blobs), len(m.requests), m.asked, got.Checked)
 	}
 	if diff := cmp.Diff([]string{"a", "b"}, got.Missing); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestRefusalComesBeforeTheUpload: a large image is not uploaded to learn that nobody wanted it.
+func TestRefusalComesBeforeTheUpload(t *testing.T) {
+	t.Parallel()
+	key, pub := newPublisher(t, "ci")
+	stranger, _ := newPublisher(t, "stranger")
+	taken := api.Release{Release: artifacts.Release{Product: "gateway", Version: "0.9", Counter: 7}}
+	for name, c := range map[string]struct {
+		key     crypto.Signer
+		counter uint64
+		want    reason.Reason
+	}{
+		"stranger":      {stranger, 0, reason.PublisherRefused},
+		"taken counter": {key, 7, reason.CounterRefused},
+	} {
+		for _, dryRun := range []bool{false, true} {
+			m := newMemory(1, pub)
+			m.releases = []api.Release{taken}
+			o := options(t, c.key, "image")
+			o.Counter, o.DryRun = c.counter, dryRun
+			if _, err := publish.Run(t.Context(), m, o); api.ReasonOf(err) != c.want {
+				t.Errorf("%s, dry run %t: error = %v, want %s", name, dryRun, err, c.want)
+			}
+			if len(m.blobs) != 0 || len(m.requests) != 0 {
+				t.Errorf("%s, dry run %t: %d blobs, %d requests", name, dryRun, len(m.blobs), len(m.requests))
+			}
+		}
 	}
 }
 

@@ -310,7 +310,7 @@ const settled = 10 * time.Minute
 // revoked checks the boot measurements that no device may have: those of published images that the policy withdraws.
 func (v *verification) revoked(policy signedPolicy, p api.Appraisal) []error {
 	may, must := map[digest.SHA256]bool{}, map[digest.SHA256]bool{}
-	for _, r := range v.proven {
+	for name, r := range v.proven {
 		if r.record.Release.Product != policy.Product {
 			continue
 		}
@@ -320,7 +320,8 @@ func (v *verification) revoked(policy signedPolicy, p api.Appraisal) []error {
 				continue
 			}
 			may[d] = true
-			must[d] = must[d] || r.record.PublishedAt.Add(settled).Before(p.At)
+			// Who expects the release knows it, whenever the server says that it was published.
+			must[d] = must[d] || r.record.PublishedAt.Add(settled).Before(p.At) || expects(p, name)
 		}
 	}
 	var errs []error

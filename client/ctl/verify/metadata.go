@@ -2,6 +2,7 @@ package verify
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -43,8 +44,9 @@ type signedBaseline struct {
 
 // provenRelease is a release whose publishers, metadata and Reference Values verified.
 type provenRelease struct {
-	record api.ReleaseRecord
-	values map[string]reference.Values // by component
+	record    api.ReleaseRecord
+	values    map[string]reference.Values // by component
+	withdrawn bool
 }
 
 // metadata follows the chain from the trust bundle's root and takes what the offline roles signed.
@@ -208,7 +210,8 @@ func (v *verification) past(p api.PastTargets) {
 	}
 }
 
-// releases checks who built each release, that the signed metadata has it, and its Reference Values.
+// releases checks who built each release, that the signed metadata has it or a signed policy withdraws it, and its
+// Reference Values.
 func (v *verification) releases() {
 	v.begin(StepReleases)
 	v.proven = map[string]provenRelease{}
@@ -223,12 +226,16 @@ func (v *verification) releases() {
 			v.fail("%s: %v", name, err)
 			continue
 		}
-		values, err := v.components(record)
+		gone := v.gone(record.Release)
+		values, err := v.components(record, gone)
 		if err != nil {
 			v.fail("%s: %v", name, err)
 			continue
 		}
-		v.proven[name] = provenRelease{record, values}
+		if gone {
+			v.believe("%s, which the offline role withdrew, was published before: the signed metadata has lost it, as it should, so when it had it is the server's word", name)
+		}
+		v.proven[name] = provenRelease{record, values, gone || v.withdrawnNow(record.Release)}
 	}
 }
 
@@ -307,25 +314,19 @@ func signedBy(policy artifacts.Policy, trustedRoot []byte, record api.ReleaseRec
 	return nil
 }
 
-// components holds the product role's targets and the Reference Values against the statement.
-func (v *verification) components(record api.ReleaseRecord) (map[string]reference.Values, error) {
+// components holds the product role's targets, unless the release is gone from them, and the Reference Values against the
+// statement.
+func (v *verification) components(record api.ReleaseRecord, gone bool) (map[string]reference.Values, error) {
 	statement, err := artifacts.NewStatement(record.Release)
 	if err != nil {
 		return nil, err
 	}
 	values := map[string]reference.Values{}
 	for _, c := range record.Release.Components {
-		target, _, ok := v.image.Target(artifacts.TargetPath(record.Release.Product, record.Release.Version, c.Name))
-		if !ok {
-			return nil, fmt.Errorf("component %s is not in the signed metadata of the product", c.Name)
-		}
-		custom, err := artifacts.DecodeCustom(target.Custom)
-		if err != nil {
-			return nil, fmt.Errorf("component %s: %w", c.Name, err)
-		}
-		refusals := append(artifacts.CheckImage(statement, c.Name, target.Length, target.SHA256), artifacts.CheckCustom(statement, c.Name, custom)...)
-		if len(refusals) > 0 {
-			return nil, fmt.Errorf("component %s: %s", c.Name, refusals[0].Detail)
+		if !gone {
+			if err := v.listed(statement, c.Name); err != nil {
+				return nil, fmt.Errorf("component %s %w", c.Name, err)
+			}
 		}
 		if c.ReferenceValues.IsZero() {
 			continue
@@ -344,4 +345,22 @@ func (v *verification) components(record api.ReleaseRecord) (map[string]referenc
 		}
 	}
 	return values, nil
+}
+
+// listed holds what the product role says of a component against the statement.
+func (v *verification) listed(statement artifacts.Statement, component string) error {
+	r := statement.Predicate
+	target, _, ok := v.image.Target(artifacts.TargetPath(r.Product, r.Version, component))
+	if !ok {
+		return errors.New("is not in the signed metadata of the product, and no signed policy withdraws the release")
+	}
+	custom, err := artifacts.DecodeCustom(target.Custom)
+	if err != nil {
+		return fmt.Errorf("in the signed metadata: %w", err)
+	}
+	refusals := append(artifacts.CheckImage(statement, component, target.Length, target.SHA256), artifacts.CheckCustom(statement, component, custom)...)
+	if len(refusals) > 0 {
+		return fmt.Errorf("in the signed metadata: %s", refusals[0].Detail)
+	}
+	return nil
 }

@@ -53,7 +53,7 @@ var about = map[string]string{
 	StepFormat:     "the file is exactly one report of a known version",
 	StepSignature:  "the server that the trust bundle names signed exactly these bytes",
 	StepMetadata:   "policies and baselines are signed by the offline roles, from the trust bundle's root on",
-	StepReleases:   "every release was signed by the publishers that its policy asks for, and is in the signed metadata",
+	StepReleases:   "every release was signed by the publishers that its policy asks for, and is in the signed metadata or was withdrawn by the offline role",
 	StepDevices:    "every device id follows from its endorsement key, and its attestation key is one that only quotes",
 	StepAppraisals: "every verdict is reached again from the raw Evidence, byte for byte",
 	StepEvents:     "every audit event says what its stored bytes say, and no number is missing",
@@ -73,6 +73,7 @@ type Result struct {
 	Steps     []Step       `json:"steps"`
 	Trusted   []string     `json:"trusted"`             // what had to be believed
 	Undecided []string     `json:"undecided,omitempty"` // what could not be checked
+	Withdrawn []string     `json:"withdrawn,omitempty"` // releases of the report that verified and that the offline role withdrew
 	Coverage  api.Coverage `json:"coverage"`
 	Report    *api.Report  `json:"-"` // nil unless format and signature passed
 }
@@ -277,7 +278,7 @@ func (v *verification) failed(name string) bool {
 }
 
 func (v *verification) result() Result {
-	out := Result{Outcome: Verified, Steps: v.steps, Trusted: v.trusted(), Undecided: v.undecided}
+	out := Result{Outcome: Verified, Steps: v.steps, Trusted: v.trusted(), Undecided: v.undecided, Withdrawn: v.withdrawn()}
 	if len(v.undecided) > 0 {
 		out.Outcome = Undecided
 	}

@@ -85,11 +85,15 @@ func TestRefusesAForgedWithdrawal(t *testing.T) {
 		return artifacts.PolicyPath(verifytest.Product), b
 	}
 	for name, change := range map[string]func(r *api.Report, path string, policy []byte){
-		"the current policy":  func(r *api.Report, path string, policy []byte) { r.Image.Files[path] = policy },
-		"a replaced policy":   func(r *api.Report, path string, policy []byte) { r.Image.Past[0].Files[path] = policy },
-		"a policy beside it":  func(r *api.Report, _ string, policy []byte) { r.Image.Files["policy/thermostat2.json"] = policy },
-		"one more past one":   func(r *api.Report, path string, policy []byte) { r.Image.Past = append(r.Image.Past, api.PastTargets{Targets: r.Image.Past[0].Targets, Files: map[string][]byte{path: policy}}) },
-		"unsigned targets":    func(r *api.Report, path string, policy []byte) { r.Image.Past[0] = api.PastTargets{Targets: []byte(`{}`), Files: map[string][]byte{path: policy}} },
+		"the current policy": func(r *api.Report, path string, policy []byte) { r.Image.Files[path] = policy },
+		"a replaced policy":  func(r *api.Report, path string, policy []byte) { r.Image.Past[0].Files[path] = policy },
+		"a policy beside it": func(r *api.Report, _ string, policy []byte) { r.Image.Files["policy/thermostat2.json"] = policy },
+		"one more past one": func(r *api.Report, path string, policy []byte) {
+			r.Image.Past = append(r.Image.Past, api.PastTargets{Targets: r.Image.Past[0].Targets, Files: map[string][]byte{path: policy}})
+		},
+		"unsigned targets": func(r *api.Report, path string, policy []byte) {
+			r.Image.Past[0] = api.PastTargets{Targets: []byte(`{}`), Files: map[string][]byte{path: policy}}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

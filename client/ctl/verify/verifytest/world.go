@@ -255,10 +255,14 @@ func (w *World) poll() {
 // Lab is another product on the same platform, whose policy asks for little.
 const Lab = "lab"
 
+// LabWithdrawn is a version of Product whose image the policy of Lab withdraws.
+const LabWithdrawn = "1.3.0"
+
 // Lab returns its policy.
 func (w *World) Lab() artifacts.Policy {
 	return artifacts.Policy{
 		Version: artifacts.PolicyVersion, Product: Lab, Threshold: 1, RequiredPCRs: []int{4},
+		Withdrawn:  []digest.SHA256{Values(artifacts.ReleaseName(Product, LabWithdrawn)).Image},
 		Publishers: []artifacts.Publisher{{Name: "ci", KeyPEM: publicPEM(w.publisher.Public())}},
 	}
 }
