@@ -51,7 +51,20 @@ func (s *Store) putPart(ctx context.Context, d digest.SHA256, id string, number 
 		p.ETag = got.ETag
 		return err
 	})
-	return p, goneIf(err, codeNoSuchUpload)
+	if err = goneIf(err, codeNoSuchUpload); err != nil && !errors.Is(err, errGone) && s.uploadGone(ctx, d, id) {
+		err = fmt.Errorf("%w: %w", errGone, err)
+	}
+	return p, err
+}
+
+// uploadGone asks whether an upload is gone after a part failed. A server that refuses a part without reading it resets
+// the connection, and then its answer is lost with it.
+func (s *Store) uploadGone(ctx context.Context, d digest.SHA256, id string) bool {
+	err := s.try(ctx, "look at the upload of "+d.String(), func(int) error {
+		_, err := s.core.ListObjectParts(ctx, s.bucket, s.blobKey(d), id, 0, 1)
+		return err
+	})
+	return errors.Is(goneIf(err, codeNoSuchUpload), errGone)
 }
 
 // completeMultipart makes the parts a blob. The server compares ETags and sums, so parts that a rival wrote over these

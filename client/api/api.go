@@ -179,7 +179,7 @@ type PublishRequest struct {
 	Bundles   [][]byte                 `json:"bundles"`             // Sigstore bundles over the same statement
 	Reference map[string]digest.SHA256 `json:"reference,omitempty"` // component -> blob of its Reference Values
 	SBOMs     map[string]digest.SHA256 `json:"sboms,omitempty"`     // component -> blob of its SBOM
-	DryRun    bool                     `json:"dry_run,omitempty"`   // check everything, change nothing
+	DryRun    bool                     `json:"dry_run,omitempty"`   // check and change nothing; a blob that is not uploaded yet is no refusal
 }
 
 // States of a release.

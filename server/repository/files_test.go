@@ -122,14 +122,14 @@ func TestGoTUFClientFollows(t *testing.T) {
 		}
 		return up
 	}
-	up := refresh()
+	refresh()
 	draft := w.Draft("lamp", "1.0", 1)
 	w.Publish(draft)
 	w.Holders[2] = repositorytest.Key()
 	rotation := w.Ceremony(repositorytest.Offline{Version: 2, Policies: []artifacts.Policy{w.Policy("lamp")}}) // pump is gone
 	rotation.ImageRoots = [][]byte{w.ImageRoot(2, nil)}
 	w.Apply(rotation)
-	up = refresh()
+	up := refresh()
 	for path, want := range map[string]digest.SHA256{
 		artifacts.PolicyPath("lamp"):                  digest.Of(w.Service.Catalog().OfflineFiles[artifacts.PolicyPath("lamp")]),
 		"lamp/1.0/system":                             draft.Release.Components[0].SHA256,
