@@ -22,7 +22,7 @@ check:
     @[ -x "{{ tools }}/staticcheck" ] || GOBIN="{{ tools }}" GOFLAGS= go install honnef.co/go/tools/cmd/staticcheck@{{ staticcheck }}
     "{{ tools }}/staticcheck" ./...
     go test ./conformance
-    go test ./attestation/... ./artifacts/... ./server/fleet/... ./server/rollout/...
+    go test ./attestation/... ./artifacts ./artifacts/provenance ./artifacts/tufrepo ./server/fleet ./server/rollout
 
 # everything, on real parts
 test:
