@@ -57,8 +57,16 @@ func TestTamperedBootQuarantinesUntilTwoPeopleAndARecovery(t *testing.T) {
 	commit(t, w, d, fleet.End(d.Row(), q, w.Now()))
 	p = d.Converse()
 	wantTargets(t, w, d, p, "lamp/3/system")
-	if row := d.Row(); row.Standing != fleet.Affirmed || row.Segment != fleet.Production || len(p.Certificate) == 0 {
-		t.Errorf("released: got %+v", row)
+	if row := d.Row(); row.Standing != fleet.Affirmed || row.Segment != fleet.Production {
+		t.Errorf("released: got %s, %s", row.Standing, row.Segment)
+	}
+	if len(p.Certificate) != 0 {
+		t.Error("a device on its recovery release got a certificate for other relying parties")
+	}
+	w.Advance(time.Minute)
+	d.Boot("lamp/3")
+	if p := d.Converse(); p.Release != "lamp/3" || len(p.Certificate) == 0 {
+		t.Errorf("back on an ordinary release: got %q and %d certificates", p.Release, len(p.Certificate))
 	}
 }
 

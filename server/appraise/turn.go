@@ -268,9 +268,10 @@ func (t *turn) entitled() *artifacts.Release {
 	return &release.Statement.Predicate
 }
 
-// certificate issues the short-lived SPIFFE certificate after an affirmed challenge quote.
+// certificate issues the short-lived SPIFFE certificate after an affirmed challenge quote. A device on its recovery
+// release gets none: that release is there to fetch another, not to work.
 func (t *turn) certificate(ctx context.Context) error {
-	if !t.challenged || t.q != nil || t.d.Standing != fleet.Affirmed {
+	if !t.challenged || t.q != nil || t.d.Standing != fleet.Affirmed || t.recovering() {
 		return nil
 	}
 	chain, serial, err := t.s.ca.Issue(t.d.ID, t.d.TLSPublic, t.now, t.d.LeaseUntil)
@@ -284,6 +285,12 @@ func (t *turn) certificate(ctx context.Context) error {
 	t.answer.Certificate = chain
 	t.event(audit.CertificateIssued, t.d.ID, map[string]any{"serial": serial, "not_after": t.d.LeaseUntil.UTC()})
 	return nil
+}
+
+// recovering says that the device has proven a recovery release.
+func (t *turn) recovering() bool {
+	release, ok := t.product.Release(t.d.Proven)
+	return ok && release.Statement.Predicate.Recovery
 }
 
 // apply takes over a decision of fleet.
