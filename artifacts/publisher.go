@@ -12,38 +12,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/cordon-ota/cordon/attestation/digest"
 )
 
 // maxIdentity bounds an issuer, a subject, a repository or a ref, in bytes.
 const maxIdentity = 2048
-
-// Validate holds every rule on a policy and collects all findings; it returns ErrPolicy.
-func (p Policy) Validate() error {
-	var errs []error
-	if p.Version != PolicyVersion {
-		errs = append(errs, fmt.Errorf("version is %d, this build knows %d", p.Version, PolicyVersion))
-	}
-	if err := ValidName(p.Product); err != nil {
-		errs = append(errs, fmt.Errorf("product: %w", err))
-	}
-	if p.Threshold < 1 || p.Threshold > len(p.Publishers) {
-		errs = append(errs, fmt.Errorf("threshold is %d, want 1 to the number of publishers, %d", p.Threshold, len(p.Publishers)))
-	}
-	if p.MinimumCounter > MaxCounter {
-		errs = append(errs, fmt.Errorf("minimum_counter is %d, at most %d is allowed", p.MinimumCounter, uint64(MaxCounter)))
-	}
-	if p.Approvals < 0 || p.Approvals > MaxApprovals {
-		errs = append(errs, fmt.Errorf("approvals is %d, want 0 to %d", p.Approvals, MaxApprovals))
-	}
-	errs = append(errs, validTier("minimum_tier", p.MinimumTier), validPCRs(p.RequiredPCRs),
-		validDigests("withdrawn", p.Withdrawn), validDigests("recovery", p.Recovery), validPublishers(p.Publishers))
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("%w: %w", ErrPolicy, err)
-	}
-	return nil
-}
 
 // Key returns the public key of a publisher that signs with one. It returns ErrPolicy for a publisher without a key and
 // for anything but one PEM block with a PKIX ECDSA P-256 key.
@@ -132,27 +104,4 @@ func (p Publisher) overlaps(q Publisher) bool {
 	}
 	sameIdentity := p.Issuer == q.Issuer && p.Subject == q.Subject
 	return sameIdentity && (p.SourceRepository == q.SourceRepository || p.SourceRepository == "" || q.SourceRepository == "")
-}
-
-func validPCRs(pcrs []int) error {
-	for i, n := range pcrs {
-		if n < 0 || n > 15 || (i > 0 && n <= pcrs[i-1]) {
-			return fmt.Errorf("required_pcrs are %d, want rising numbers from 0 to 15", pcrs)
-		}
-	}
-	return nil
-}
-
-func validDigests(field string, ds []digest.SHA256) error {
-	if len(ds) > MaxPolicyDigests {
-		return fmt.Errorf("%s has %d digests, at most %d are allowed", field, len(ds), MaxPolicyDigests)
-	}
-	seen := map[digest.SHA256]bool{}
-	for _, d := range ds {
-		if d.IsZero() || seen[d] {
-			return fmt.Errorf("%s: digest %s is zero or there twice", field, d)
-		}
-		seen[d] = true
-	}
-	return nil
 }

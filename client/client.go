@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -218,11 +219,13 @@ const (
 	maxDetail = 1024
 )
 
+// cutText bounds a text, which may be the server's, and keeps it valid UTF-8: half a character would be one that neither
+// claims nor the state can be written with.
 func cutText(s string) string {
 	if len(s) > maxDetail {
 		s = s[:maxDetail]
 	}
-	return s
+	return strings.ToValidUTF8(s, "?")
 }
 
 // event queues something for the next poll. The oldest go first when there are too many.

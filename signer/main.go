@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"unicode"
 
 	"github.com/spf13/cobra"
 )
@@ -34,14 +35,14 @@ func execute(ctx context.Context, args []string) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(os.Stderr, "cordon-sign: %s\n", a.sentence(err))
+	fmt.Fprintf(os.Stderr, "cordon-sign: %s\n", plain(a.sentence(err)))
 	if !a.started {
 		fmt.Fprintf(os.Stderr, "hint: see %s --help\n", a.path(cmd, args))
 		return 2
 	}
 	code, hint := advise(err)
 	if hint != "" {
-		fmt.Fprintf(os.Stderr, "hint: %s\n", hint)
+		fmt.Fprintf(os.Stderr, "hint: %s\n", plain(hint))
 	}
 	return code
 }
@@ -86,6 +87,16 @@ func (a *app) sentence(err error) string {
 		return text
 	}
 	return "cannot " + a.doing + ": " + text
+}
+
+// plain keeps what a server says from writing to the terminal what it likes.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, s)
 }
 
 func (a *app) path(root *cobra.Command, args []string) string {

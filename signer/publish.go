@@ -141,13 +141,13 @@ func (p *publishFlags) print(r publish.Result) error {
 	}
 	switch {
 	case r.State != "" && !r.Changed:
-		fmt.Printf("%s counter %d: is there already (%s); nothing changed\n", r.Name, r.Counter, r.State)
+		fmt.Printf("%s counter %d: is there already (%s); nothing changed\n", r.Name, r.Counter, plain(r.State))
 	case r.DryRun && len(r.Missing) == 0:
 		fmt.Printf("%s counter %d: the server would take it\n", r.Name, r.Counter)
 	case r.DryRun:
 		fmt.Printf("%s counter %d: the server would take it; it has yet to see %s\n", r.Name, r.Counter, strings.Join(r.Missing, ", "))
 	default:
-		fmt.Printf("%s counter %d: %s\n", r.Name, r.Counter, r.State)
+		fmt.Printf("%s counter %d: %s\n", r.Name, r.Counter, plain(r.State))
 	}
 	if !r.DryRun && r.Approvals > 0 && r.State != "published" {
 		fmt.Fprintf(os.Stderr, "it waits for %d approvals: cordonctl release approve %s\n", r.Approvals, r.Name)

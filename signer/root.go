@@ -200,7 +200,7 @@ func apply(ctx context.Context, d *ceremony.Dir, tokenFile string) error {
 	if !result.Changed {
 		fmt.Fprintln(os.Stderr, "the server had this already; nothing changed")
 	}
-	fmt.Printf("image root %d, director root %d, targets %d, products %s\n", result.ImageRoot, result.DirectorRoot, result.Targets, cmp.Or(strings.Join(result.Products, " "), "none"))
+	fmt.Printf("image root %d, director root %d, targets %d, products %s\n", result.ImageRoot, result.DirectorRoot, result.Targets, cmp.Or(plain(strings.Join(result.Products, " ")), "none"))
 	return nil
 }
 

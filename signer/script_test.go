@@ -52,6 +52,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"hold":    hold,
+			"lie":     lie,
 			"held":    held,
 			"took":    took,
 			"image":   writeImage,
@@ -78,6 +79,14 @@ func hold(ts *testscript.TestScript, _ bool, args []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.holdAt = n
+}
+
+// lie: the server's answers hold what moves a terminal's cursor.
+func lie(ts *testscript.TestScript, _ bool, _ []string) {
+	s := serverOf(ts)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lie = "\x1b[2Jall is well\r"
 }
 
 // held waits until an upload stands still.

@@ -56,6 +56,7 @@ type server struct {
 	releases []api.Release
 	received int64 // bytes of blobs since the last look
 
+	lie     string        // what the status says instead; empty: the truth
 	holdAt  int64         // an upload that reaches this offset stands until its connection ends; 0 never
 	holding chan struct{} // a value for each upload that stands
 }
@@ -158,6 +159,10 @@ func (s *server) allow(token string, h http.HandlerFunc) http.HandlerFunc {
 func (s *server) status(w http.ResponseWriter, _ *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.lie != "" {
+		problem(w, http.StatusForbidden, reason.PermissionDenied, s.lie)
+		return
+	}
 	answer(w, api.Status{Version: "test", Initialised: s.root[0] > 0, Keys: s.online, ServerCASHA256: s.caPin, ImageRoot: s.root[0], DirectorRoot: s.root[1], Targets: s.targets})
 }
 

@@ -198,6 +198,3 @@ func (d *Director) Cached() DirectorDocs {
 	}
 	return docs
 }
-
-// Root returns the newest verified root document.
-func (d *Director) Root() []byte { return bytes.Clone(d.root.raw) }

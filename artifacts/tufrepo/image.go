@@ -329,18 +329,5 @@ func (im *Image) Cached() Cached {
 // Root returns the newest verified root document.
 func (im *Image) Root() []byte { return bytes.Clone(im.root.raw) }
 
-// Products returns the names of the delegated products in the order of delegation.
-func (im *Image) Products() []string {
-	targets, err := im.currentTargets()
-	if err != nil || targets.md.Signed.Delegations == nil {
-		return nil
-	}
-	var out []string
-	for _, role := range targets.md.Signed.Delegations.Roles {
-		out = append(out, role.Name)
-	}
-	return out
-}
-
 // Beacon returns the digest of timestamp.json's bytes.
 func Beacon(timestampDoc []byte) digest.SHA256 { return digest.Of(timestampDoc) }

@@ -35,7 +35,7 @@ var (
 	ErrMissing = errors.New("published metadata would name a file that is not there")
 )
 
-// Limits in bytes and counts; they are checked before anything is parsed.
+// Limits. Those in bytes are checked before anything is parsed.
 const (
 	MaxRootBytes      = 512_000
 	MaxTimestampBytes = 16_384
@@ -44,7 +44,7 @@ const (
 	MaxTargets        = 5_000 // entries of one targets document
 	MaxProducts       = 5_000 // delegations of the targets role
 	MaxRootRotations  = 256   // roots in one call
-	MaxKeys           = 64    // keys of one role, and signatures of one document other than targets
+	MaxKeys           = 64    // keys of one role, and signatures of one document
 )
 
 // Names of the top-level roles.
@@ -55,9 +55,9 @@ const (
 	RoleTimestamp = "timestamp"
 )
 
-// Unrecognised fields that cordon adds to signed parts. Other TUF clients keep and ignore them.
+// Unrecognised fields of director targets, as a verifier reads them; metaSetJSON and directorJSON write them. Other TUF
+// clients keep and ignore them.
 const (
-	fieldNonce       = "x-cordon-nonce"
 	fieldDevice      = "x-cordon-device"
 	fieldCounterBase = "x-cordon-counter-base"
 )

@@ -112,9 +112,6 @@ func (s *Scenario) pcrs() []attestation.PCR {
 	return out
 }
 
-// GoodInput is an Input that passes: the device that label names booted the release that is expected of it.
-func GoodInput(label string) attestation.Input { return NewScenario(label, "product/1.0.0").Input() }
-
 // Release makes the Reference Values of a pretended UKI. Different names give different images.
 func Release(name string) reference.Values {
 	image := func(part string) digest.SHA256 { return digest.Of([]byte(part + " of " + name)) }

@@ -45,6 +45,7 @@ const (
 	RecoveryNotListed       Reason = "recovery_not_listed"
 	ReferenceValuesMismatch Reason = "reference_values_mismatch"
 	ReleaseConflict         Reason = "release_conflict"
+	ReleaseNotOffered       Reason = "release_not_offered"
 	ReleaseOnHold           Reason = "release_on_hold"
 	ReleaseUnknown          Reason = "release_unknown"
 	ReleaseWithdrawn        Reason = "release_withdrawn"
@@ -107,6 +108,7 @@ var table = []Row{
 	{RecoveryNotListed, Warning, Hold, "The release calls itself a recovery release and the offline policy does not list its image", "List the image with 'cordon-sign product recovery' and let the holders sign."},
 	{ReferenceValuesMismatch, Critical, Hold, "The Reference Values in the release are not those predicted from its image", "Publish with a current cordon-sign."},
 	{ReleaseConflict, Warning, Hold, "This version is published already with other bytes", "Choose a new version; a published version never changes."},
+	{ReleaseNotOffered, Info, Retry, "The release is not offered to this device now", "Poll: the director metadata in the answer names what the device may have."},
 	{ReleaseOnHold, Warning, Hold, "An operator holds this release", "Resume the release, or publish a new one."},
 	{ReleaseUnknown, Info, Retry, "No such release is published", "Check the product and version."},
 	{ReleaseWithdrawn, Critical, Hold, "The release was withdrawn by the offline role", "Publish a new release."},

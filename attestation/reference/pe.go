@@ -72,7 +72,7 @@ func readAt(r io.ReaderAt, off int64, n int) ([]byte, error) {
 // openPE reads the headers of a PE file. It returns ErrNotUKI for anything that firmware would not load.
 func openPE(r io.ReaderAt, size int64) (*image, error) {
 	if size < dosHeaderBytes || size > maxImageBytes {
-		return nil, notUKI("%d bytes are too few or too many", size)
+		return nil, notUKI("it has %d bytes, a program has %d to %d", size, dosHeaderBytes, maxImageBytes)
 	}
 	dos, err := readAt(r, 0, dosHeaderBytes)
 	if err != nil {

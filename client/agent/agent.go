@@ -213,7 +213,7 @@ func (o *options) step(ctx context.Context, c *client.Client) error {
 func (out outcome) text(w io.Writer) {
 	fmt.Fprintf(w, "device %s\n", out.Device)
 	if out.Verdict != "" {
-		fmt.Fprintf(w, "boot state %s\n", out.Verdict)
+		fmt.Fprintf(w, "boot state %s\n", printable(out.Verdict))
 	}
 	switch {
 	case out.Staged != "":
@@ -232,7 +232,7 @@ func printRefusals(w io.Writer, refusals []client.Refusal) {
 		if r.Local {
 			by = "device"
 		}
-		fmt.Fprintf(w, "refused by the %s: %s", by, r.Reason)
+		fmt.Fprintf(w, "refused by the %s: %s", by, printable(string(r.Reason)))
 		if r.Detail != "" {
 			fmt.Fprintf(w, ": %q", r.Detail) // parts of it come from the network
 		}

@@ -26,6 +26,7 @@ import (
 
 	"github.com/cordon-ota/cordon/artifacts/tufrepo"
 	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/client"
 	"github.com/cordon-ota/cordon/client/wire"
 	"github.com/cordon-ota/cordon/conformance/parts"
 )
@@ -127,6 +128,17 @@ func TestRunEndsCleanlyOnASignal(t *testing.T) {
 	log := &waiter{want: "cannot complete a round", seen: cancel}
 	if code := run(ctx, []string{"--trust", bundle, "--tpm", tpm.Addr(), "--state", t.TempDir()}, t.Output(), log); code != exitOK {
 		t.Errorf("exit %d, want %d\n%s", code, exitOK, log.text)
+	}
+}
+
+// A server names reasons and verdicts; it cannot move the cursor with them.
+func TestOutcomeKeepsTheTerminalStill(t *testing.T) {
+	t.Parallel()
+	const evil = "\x1b[2J\r\u202e"
+	var out bytes.Buffer
+	outcome{Verdict: evil, Refusals: []client.Refusal{{Reason: evil, Detail: evil, Remedy: evil}}}.text(&out)
+	if strings.ContainsAny(out.String(), "\x1b\r\u202e") || !strings.Contains(out.String(), "refused by the server: ?[2J??") {
+		t.Errorf("got %q", out.String())
 	}
 }
 

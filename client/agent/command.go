@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -63,7 +64,7 @@ func run(ctx context.Context, args []string, out, stderr io.Writer) int {
 	case errors.Is(err, errRefused):
 		return exitRefused
 	case known:
-		fmt.Fprintf(stderr, "cordon-agent: %v\n", f.err)
+		fmt.Fprintf(stderr, "cordon-agent: %s\n", printable(strings.ReplaceAll(f.err.Error(), "\n", "; ")))
 		if f.hint != "" {
 			fmt.Fprintf(stderr, "hint: %s\n", f.hint)
 		}

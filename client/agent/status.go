@@ -61,7 +61,7 @@ func printStatus(w io.Writer, s client.Status) {
 	printRefusals(w, s.Refusals)
 }
 
-// printable keeps a state directory that somebody edited from writing to the terminal what it likes.
+// printable keeps a server, or a state directory that somebody edited, from writing to the terminal what it likes.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {

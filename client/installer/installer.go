@@ -23,8 +23,6 @@ import (
 var (
 	// ErrBusy means that a trial runs: until it is committed or rolled back, no slot is free.
 	ErrBusy = errors.New("a trial is running and occupies the other slot")
-	// ErrNoTrial means that there is nothing to commit or to roll back.
-	ErrNoTrial = errors.New("no trial is running")
 	// ErrSpec is returned by Open for a text that names no installer.
 	ErrSpec = errors.New("installer is not known")
 )

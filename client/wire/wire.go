@@ -87,12 +87,13 @@ type ActivateAnswer struct {
 //   - Counter: the client makes a missing counter before it enrolls, and reports an event counter_missing if there was
 //     one before. At a re-activation CounterBase must keep Claims.Counter.Index - CounterBase at the release counter
 //     that the server last saw of the device: a new counter starts above the old one, and with the old base the device
-//     would refuse its own release as a downgrade. While the counter is still there, a client refuses a CounterBase, here or in director metadata, above the one that it agreed on.
+//     would refuse its own release as a downgrade. While the counter is still there, a client refuses a CounterBase,
+//     here or in director metadata, above the one that it agreed on. It remembers the first one in its TPM.
 //   - Poll: Evidence is over Claims.Challenge when that is set, else over the 32 bytes of the beacon Claims.Timestamp,
-//     and absent when the device has neither, or when that beacon was affirmed already in this boot and no trial runs. At most 4 polls follow each other: an answer with EvidenceWanted and a
-//     Challenge is answered at once, with the log inside Evidence for WantLog. A challenge of an answer that wanted
-//     nothing is kept for the next poll. After a reset of the TPM the first poll is over the beacon; a server that wants
-//     a challenge quote then says so.
+//     and absent when the device has neither, or when that beacon was affirmed already in this boot and no trial runs.
+//     At most 4 polls follow each other: an answer with EvidenceWanted and a Challenge is answered at once, with the log
+//     inside Evidence for WantLog. A challenge of an answer that wanted nothing is kept for the next poll. After a reset
+//     of the TPM the first poll is over the beacon; a server that wants a challenge quote then says so.
 //   - A server that keeps the answer of the last poll relies on Claims.Poll: only a resend has the same bytes.
 //   - Lost answers: the next conversation begins with the same body, byte for byte, on a new connection. Whatever the
 //     answer is, a new poll follows unless it was a 200 or 204 that wanted nothing.
@@ -149,7 +150,7 @@ type Counter struct {
 
 // BootReport tells what the last boot attempt came to.
 type BootReport struct {
-	Result  string `json:"result"`            // "ok", "fallback", "failed"
+	Result  string `json:"result"`            // "ok", "fallback"
 	Version string `json:"version,omitempty"` // the release that was tried, product/version
 	Detail  string `json:"detail,omitempty"`  // at most 1024 bytes
 }
@@ -210,7 +211,7 @@ type DirectorCustom struct {
 
 // Problem is an RFC 9457 problem document.
 type Problem struct {
-	Type      string        `json:"type"` // about:blank#<reason> anchor in the documentation
+	Type      string        `json:"type"` // URL of the page of reasons, with the reason as its anchor
 	Title     string        `json:"title"`
 	Status    int           `json:"status"`
 	Detail    string        `json:"detail,omitempty"`

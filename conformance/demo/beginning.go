@@ -53,9 +53,9 @@ func (w *world) bootstrap(ctx context.Context) (string, error) {
 	if err := w.startServer(ctx); err != nil {
 		return "", err
 	}
-	code, err := w.insecureStatus(ctx, "/readyz")
+	code, err := w.status(ctx, "/readyz")
 	if err != nil || code != http.StatusServiceUnavailable {
-		return "", fmt.Errorf("/readyz should answer 503 before the ceremony, got %d, %w", code, err)
+		return "", fmt.Errorf("/readyz should answer 503 before the ceremony, got %d, error %v", code, err)
 	}
 	w.ok("/readyz answers 503: nobody has signed anything yet")
 	log, err := os.ReadFile(w.server.log)
@@ -159,9 +159,9 @@ func (w *world) ceremony(ctx context.Context) (string, error) {
 	if err := w.provision(ctx); err != nil {
 		return "", err
 	}
-	code, err := w.insecureStatus(ctx, "/readyz")
+	code, err := w.status(ctx, "/readyz")
 	if err != nil || code != http.StatusOK {
-		return "", fmt.Errorf("/readyz should answer 200 after the ceremony, got %d, %w", code, err)
+		return "", fmt.Errorf("/readyz should answer 200 after the ceremony, got %d, error %v", code, err)
 	}
 	w.ok("/readyz answers 200")
 	return "1 of 2 refused, 2 of 2 in force", nil

@@ -98,7 +98,7 @@ func (w *world) startServer(ctx context.Context) error {
 			return errors.Join(errStop, fmt.Errorf("cordond ended (%v):\n%s", s.err, tail(s.log)))
 		default:
 		}
-		_, err := w.insecureStatus(ctx, "/healthz")
+		_, err := w.status(ctx, "/healthz")
 		return err
 	})
 }
@@ -166,8 +166,8 @@ func (w *world) get(ctx context.Context, path string) (int, []byte, error) {
 	return httpGet(ctx, pool, w.adminURL()+path)
 }
 
-// insecureStatus asks for the status code of a path.
-func (w *world) insecureStatus(ctx context.Context, path string) (int, error) {
+// status asks for the status code of a path.
+func (w *world) status(ctx context.Context, path string) (int, error) {
 	code, _, err := w.get(ctx, path)
 	return code, err
 }

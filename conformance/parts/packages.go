@@ -34,8 +34,6 @@ func packages() []Package {
 		{Name: "sbsigntool", Commands: []string{"sbsign", "sbverify", "sbattach"}},
 		{Name: "cpio", Commands: []string{"cpio"}},
 		{Name: "postgresql-15", Files: []string{postgresGlob}},
-		{Name: "nftables", Commands: []string{"nft"}},
-		{Name: "iproute2", Commands: []string{"ip"}},
 	}
 }
 

@@ -4,10 +4,8 @@
 package adminapi
 
 import (
-	"context"
 	"errors"
 	"io"
-	"log/slog"
 	"net/http"
 	"time"
 
@@ -39,7 +37,6 @@ type Server struct {
 	Status     func() api.Status // without the parts that change
 	Terms      fleet.Terms
 	Now        func() time.Time
-	Log        *slog.Logger
 }
 
 // Route is one row of the route table.
@@ -171,15 +168,4 @@ func conflict(err error, what string) error {
 
 func (s *Server) event(caller authn.Caller, kind, subject string, data any) store.Event {
 	return store.Event{At: s.Now(), Type: kind, Actor: caller.Name, Subject: subject, Data: data}
-}
-
-func (s *Server) quarantineOf(ctx context.Context, device string) (*fleet.Quarantine, error) {
-	q, err := s.Store.OpenQuarantine(ctx, device)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	return &q, nil
 }

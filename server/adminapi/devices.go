@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/attestation"
-	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/identity"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/api"
@@ -27,10 +25,8 @@ import (
 )
 
 const (
-	defaultPage = 200
-	maxPage     = 1000
-	maxDetail   = 1024
-	whyEvents   = 20
+	maxDetail = 1024 // of what a person says about a quarantine or a hold, in bytes
+	whyEvents = 20
 )
 
 func (s *Server) listDevices(c echo.Context, _ authn.Caller) error {
@@ -59,18 +55,6 @@ func (s *Server) listDevices(c echo.Context, _ authn.Caller) error {
 	return render(c, page)
 }
 
-func limitParam(c echo.Context) (int, error) {
-	text := c.QueryParam("limit")
-	if text == "" {
-		return defaultPage, nil
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 || n > maxPage {
-		return 0, problem.Malformed("limit must be 1 to %d", maxPage)
-	}
-	return n, nil
-}
-
 func (s *Server) getDevice(c echo.Context, _ authn.Caller) error {
 	d, err := s.device(c)
 	if err != nil {
@@ -93,7 +77,7 @@ func (s *Server) device(c echo.Context) (fleet.Device, error) {
 }
 
 func (s *Server) viewDevice(ctx context.Context, d fleet.Device) (api.Device, error) {
-	q, err := s.quarantineOf(ctx, d.ID)
+	q, err := store.QuarantineOf(ctx, s.Store, d.ID)
 	if err != nil {
 		return api.Device{}, err
 	}
@@ -255,7 +239,7 @@ func (s *Server) tighten(c echo.Context, caller authn.Caller, decide func(fleet.
 			return err
 		}
 		var q *fleet.Quarantine
-		if q, err = s.quarantineOf(c.Request().Context(), d.ID); err != nil {
+		if q, err = store.QuarantineOf(c.Request().Context(), s.Store, d.ID); err != nil {
 			return err
 		}
 		var step fleet.Step
@@ -293,7 +277,7 @@ func (s *Server) releaseDevice(c echo.Context, caller authn.Caller) error {
 	if err != nil {
 		return err
 	}
-	q, err := s.quarantineOf(ctx, d.ID)
+	q, err := store.QuarantineOf(ctx, s.Store, d.ID)
 	if err != nil {
 		return err
 	}
@@ -349,9 +333,9 @@ func (s *Server) voices(ctx context.Context, approvals []fleet.Approval) ([]flee
 // checkEntry checks the names of a claim, and that there is a signed policy and baseline to hold the device against: a
 // typing error must not become a device that nobody can use.
 func (s *Server) checkEntry(e api.InventoryEntry) error {
-	for name, value := range map[string]string{"product": e.Product, "hardware_id": e.HardwareID, "profile": e.Profile} {
-		if err := artifacts.ValidName(value); err != nil {
-			return problem.Malformed("%s: %v", name, err)
+	for _, field := range []struct{ name, value string }{{"product", e.Product}, {"hardware_id", e.HardwareID}, {"profile", e.Profile}} {
+		if err := artifacts.ValidName(field.value); err != nil {
+			return problem.Malformed("%s: %v", field.name, err)
 		}
 	}
 	product := s.Repository.Catalog().Products[e.Product]
@@ -386,7 +370,7 @@ func (s *Server) why(c echo.Context, _ authn.Caller) error {
 	case !errors.Is(err, store.ErrNotFound):
 		return err
 	}
-	q, err := s.quarantineOf(ctx, d.ID)
+	q, err := store.QuarantineOf(ctx, s.Store, d.ID)
 	if err != nil {
 		return err
 	}
@@ -405,63 +389,6 @@ func (s *Server) why(c echo.Context, _ authn.Caller) error {
 	}
 	if out.Events, err = viewEvents(events); err != nil {
 		return err
-	}
-	return render(c, out)
-}
-
-func viewEvents(events []store.StoredEvent) ([]api.Event, error) {
-	out := []api.Event{}
-	for _, e := range events {
-		view := api.Event{Number: e.Number, At: e.At.UTC(), Type: e.Type, Actor: e.Actor, Subject: e.Subject, Leaf: e.Leaf}
-		data, err := audit.DataOf(e.Leaf)
-		if err != nil {
-			return nil, fmt.Errorf("event %d: %w", e.Number, err)
-		}
-		view.Data = data
-		out = append(out, view)
-	}
-	return out, nil
-}
-
-func (s *Server) events(c echo.Context, _ authn.Caller) error {
-	limit, err := limitParam(c)
-	if err != nil {
-		return err
-	}
-	var after int64
-	if text := c.QueryParam("after"); text != "" {
-		if after, err = strconv.ParseInt(text, 10, 64); err != nil || after < 0 {
-			return problem.Malformed("after must be an event number")
-		}
-	}
-	events, err := s.Store.Events(c.Request().Context(), store.EventFilter{Subject: c.QueryParam("subject")}, after, limit)
-	if err != nil {
-		return err
-	}
-	page := api.Page[api.Event]{}
-	if page.Items, err = viewEvents(events); err != nil {
-		return err
-	}
-	if len(events) == limit {
-		page.Next = strconv.FormatInt(events[len(events)-1].Number, 10)
-	}
-	return render(c, page)
-}
-
-func (s *Server) appraisal(c echo.Context, _ authn.Caller) error {
-	id, err := digest.Parse(c.Param("id"))
-	if err != nil {
-		return problem.Malformed("an appraisal is named by 64 lower-case hex digits")
-	}
-	a, err := s.Store.Appraisal(c.Request().Context(), id)
-	if err != nil {
-		return missing(err, "appraisal "+id.String())
-	}
-	out := api.Appraisal{
-		Number: a.Number, At: a.At.UTC(), Device: a.Device, Verdict: a.Verdict, Verifier: a.Verifier, PolicySHA256: a.Policy, BaselineSHA256: a.Baseline,
-	}
-	if err := json.Unmarshal(a.Input, &out.Input); err != nil {
-		return fmt.Errorf("cannot read a stored appraisal: %w", err)
 	}
 	return render(c, out)
 }

@@ -3,7 +3,6 @@ package adminapi
 import (
 	"net/http"
 	"slices"
-	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -214,36 +213,4 @@ func (s *Server) disablePerson(c echo.Context, caller authn.Caller) error {
 		return err
 	}
 	return render(c, view)
-}
-
-// report streams the signed report.
-func (s *Server) report(c echo.Context, caller authn.Caller) error {
-	from, err := timeParam(c, "from", s.Now().AddDate(0, 0, -30))
-	if err != nil {
-		return err
-	}
-	to, err := timeParam(c, "to", s.Now())
-	if err != nil {
-		return err
-	}
-	if !from.Before(to) {
-		return problem.Malformed("from must be before to")
-	}
-	body, err := s.Reports.Make(c.Request().Context(), caller.Name, from, to, c.QueryParam("product"))
-	if err != nil {
-		return err
-	}
-	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, body)
-}
-
-func timeParam(c echo.Context, name string, otherwise time.Time) (time.Time, error) {
-	text := c.QueryParam(name)
-	if text == "" {
-		return otherwise, nil
-	}
-	t, err := time.Parse(time.RFC3339, text)
-	if err != nil {
-		return time.Time{}, problem.Malformed("%s must be a time like 2026-01-31T12:00:00Z", name)
-	}
-	return t, nil
 }

@@ -81,7 +81,7 @@ func newAdmin(t *testing.T) *admin {
 	s := &adminapi.Server{
 		Store: w.Store, Blobs: w.Blobs, Repository: w.Service, Files: repository.NewFiles(w.Service), Reports: reports,
 		Enforcer: segment.NewEnforcer(w.Store, segment.NewDoor(), w.Service.Catalog, time.Second, w.Now, log),
-		Authn:    authn.New(w.Store, w.Now), Terms: fleet.Terms{Lease: 2 * time.Hour, Grace: 24 * time.Hour}, Now: w.Now, Log: log,
+		Authn:    authn.New(w.Store, w.Now), Terms: fleet.Terms{Lease: 2 * time.Hour, Grace: 24 * time.Hour}, Now: w.Now,
 		Status: func() api.Status {
 			return api.Status{Version: "test", TrustDomain: "fleet.example", DeviceURL: "https://devices.example:8443", Keys: []api.OnlineKey{}}
 		},

@@ -203,7 +203,7 @@ func (a *App) wire(ctx context.Context, blobs artifacts.Store, roots *x509.CertP
 		}, now, log)
 	a.device = &deviceapi.Server{
 		Polls: polls, Store: a.store, Blobs: blobs, Files: files, Door: door, Enforcer: a.enforcer, Catalog: a.repository.Catalog, Now: now, Log: log,
-		Enroll: enroll.New(a.store, roots, appraise.NewChallenges(a.keys.enrollment, t.Challenge.Std()), a.keys.activation, terms, t.Challenge.Std(), now, log),
+		Enroll: enroll.New(a.store, roots, appraise.NewChallenges(a.keys.enrollment, t.Challenge.Std()), a.keys.activation, terms, t.Challenge.Std(), now),
 	}
 	keys, err := a.keys.onlineKeys()
 	if err != nil {
@@ -222,7 +222,7 @@ func (a *App) wire(ctx context.Context, blobs artifacts.Store, roots *x509.CertP
 	}
 	a.admin = &adminapi.Server{
 		Store: a.store, Blobs: blobs, Repository: a.repository, Files: files, Reports: reports, Enforcer: a.enforcer,
-		Authn: authn.New(a.store, now), Status: func() api.Status { return status }, Terms: terms, Now: now, Log: log,
+		Authn: authn.New(a.store, now), Status: func() api.Status { return status }, Terms: terms, Now: now,
 	}
 	a.metrics = observe.NewMetrics(func() float64 { return a.repository.Age().Seconds() })
 	return a.bootstrap(ctx)

@@ -271,7 +271,11 @@ func readCertificate(path string) (*x509.Certificate, error) {
 	if block == nil || block.Type != "CERTIFICATE" {
 		return nil, fmt.Errorf("%s is not a PEM certificate", path)
 	}
-	return x509.ParseCertificate(block.Bytes)
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read certificate %s: %w", path, err)
+	}
+	return cert, nil
 }
 
 // writeFile writes a secret file whole and durable: temp file, fsync, rename, fsync of the directory.

@@ -239,11 +239,8 @@ func (a *App) sweepDevice(ctx context.Context, d fleet.Device, terms fleet.Terms
 	if step.Update != "" {
 		change.Writes = append(change.Writes, store.CloseUpdate{Device: d.ID, Result: step.Update, At: now, Evidence: d.LastEvidence})
 	}
-	var open *fleet.Quarantine
-	switch q, err := a.store.OpenQuarantine(ctx, d.ID); {
-	case err == nil:
-		open = &q
-	case !errors.Is(err, store.ErrNotFound):
+	open, err := store.QuarantineOf(ctx, a.store, d.ID)
+	if err != nil {
 		return false, err
 	}
 	if order, ok := appraise.OrderFor(&after, open, now, terms); ok {

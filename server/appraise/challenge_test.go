@@ -94,8 +94,18 @@ func FuzzChallengeCheck(f *testing.F) {
 	f.Add(good)
 	f.Add(good[:30])
 	f.Fuzz(func(t *testing.T, token []byte) {
-		if _, why := c.Check(token, attestation.PurposePoll, "d", at); why == "" && !bytes.Equal(token, good) {
-			t.Errorf("took %x", token)
+		if _, why := c.Check(token, attestation.PurposePoll, "d", at); why != "" {
+			return // as it should be, but for those that the key made
+		}
+		if _, why := c.Check(token, attestation.PurposePoll, "e", at); why == "" {
+			t.Errorf("took %x for another device", token)
+		}
+		for i := range 8 * len(token) {
+			edited := bytes.Clone(token)
+			edited[i/8] ^= 1 << (i % 8)
+			if _, why := c.Check(edited, attestation.PurposePoll, "d", at); why == "" {
+				t.Errorf("took %x with bit %d flipped", token, i)
+			}
 		}
 	})
 }

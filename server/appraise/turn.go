@@ -41,7 +41,8 @@ type turn struct {
 	challenged, accepted bool
 	// told: the device says something new about itself that is kept.
 	told bool
-	// stuck: the Evidence could not be judged for a cause on our side; another quote would not help.
+	// stuck: another quote would not help now. Either the cause is on our side, or the challenge quote itself was refused
+	// and the next poll tries again.
 	stuck   bool
 	sentLog []byte // the event log, if it came with the Evidence
 
@@ -71,14 +72,9 @@ func (s *Service) newTurn(ctx context.Context, catalog *repository.Catalog, d fl
 	if err := checkClaims(t.claims); err != nil {
 		return nil, err
 	}
-	q, err := s.store.OpenQuarantine(ctx, d.ID)
-	switch {
-	case err == nil:
-		t.q = &q
-	case !errors.Is(err, store.ErrNotFound):
-		return nil, fmt.Errorf("cannot load the quarantine: %w", err)
-	}
-	return t, nil
+	var err error
+	t.q, err = store.QuarantineOf(ctx, s.store, d.ID)
+	return t, err
 }
 
 func checkClaims(c wire.Claims) error {

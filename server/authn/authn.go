@@ -29,7 +29,8 @@ type Store interface {
 	Setting(ctx context.Context, name string) (value []byte, version int64, err error)
 }
 
-// SettingBootstrap holds the SHA-256 of the one-time token; empty once it is void.
+// SettingBootstrap names the setting with the SHA-256 of the one-time token. A value of another length is no token's:
+// that is how the token is voided.
 const SettingBootstrap = "bootstrap_token"
 
 // BootstrapPeople is how many people the one-time token creates.

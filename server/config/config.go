@@ -283,6 +283,7 @@ func (c *Config) validate() error {
 		say("log.format: %q is neither \"text\" nor \"json\"", c.Log.Format)
 	}
 	if len(bad) > 0 {
+		slices.Sort(bad)
 		return fmt.Errorf("%w: %s", ErrConfig, strings.Join(bad, "; "))
 	}
 	return nil

@@ -16,7 +16,6 @@ import (
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/server/audit"
-	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/limit"
 	"github.com/cordon-ota/cordon/server/problem"
 	"github.com/cordon-ota/cordon/server/segment"
@@ -76,12 +75,9 @@ func (s *Server) authorise(ctx context.Context, c echo.Context, sum digest.SHA25
 	if err != nil {
 		return segment.Grant{}, fmt.Errorf("cannot load the device: %w", err)
 	}
-	var q *fleet.Quarantine
-	switch open, err := s.Store.OpenQuarantine(ctx, d.ID); {
-	case err == nil:
-		q = &open
-	case !errors.Is(err, store.ErrNotFound):
-		return segment.Grant{}, fmt.Errorf("cannot load the quarantine: %w", err)
+	q, err := store.QuarantineOf(ctx, s.Store, d.ID)
+	if err != nil {
+		return segment.Grant{}, err
 	}
 	grant, err := segment.Allow(d, q, s.Catalog().Products[d.Product], sum, s.Now())
 	var refused *problem.Error
@@ -109,7 +105,7 @@ func (s *Server) limit() {
 	})
 }
 
-// event writes an event of the door. The door's answer does not wait on it: a refusal stands whether or not it can be
+// event writes an event of the door. The door's answer does not depend on it: a refusal stands whether or not it can be
 // written down, and a failure is logged for people.
 func (s *Server) event(ctx context.Context, limited *limit.Limiter, kind, device string, data map[string]any) {
 	ok, suppressed, _ := limited.Allow(device, s.Now())

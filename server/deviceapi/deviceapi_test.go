@@ -98,7 +98,7 @@ func newServer(t *testing.T) server {
 	door := segment.NewDoor()
 	s.api = &deviceapi.Server{
 		Polls: w.Service, Store: w.Store, Blobs: s.blobs, Files: repository.NewFiles(nil), Door: door,
-		Enroll:   enroll.New(w.Store, x509.NewCertPool(), w.Challenges, key[:], appraisetest.Settings.Terms, 5*time.Minute, w.Now, w.Log),
+		Enroll:   enroll.New(w.Store, x509.NewCertPool(), w.Challenges, key[:], appraisetest.Settings.Terms, 5*time.Minute, w.Now),
 		Enforcer: segment.NewEnforcer(w.Store, door, w.Catalog, time.Hour, w.Now, w.Log), Catalog: w.Catalog, Now: w.Now, Log: w.Log,
 	}
 	e := echo.New()
@@ -336,7 +336,7 @@ func TestArtifactRefusalsByReason(t *testing.T) {
 		}
 	}
 	put(fleet.Withdraw(d.Row()).Device, nil)
-	get("not offered", "lamp/2", reason.NotInWave)
+	get("not offered", "lamp/2", reason.ReleaseNotOffered)
 	s.Advance(appraisetest.Settings.Terms.Lease + time.Second)
 	get("lease ended", "lamp/1", reason.DeviceUnproven)
 	step := fleet.Isolate(d.Row(), nil, "ann", "", s.Now())

@@ -13,6 +13,7 @@ import (
 	"github.com/cordon-ota/cordon/client/wire"
 	"github.com/cordon-ota/cordon/server/appraise"
 	"github.com/cordon-ota/cordon/server/audit"
+	"github.com/cordon-ota/cordon/server/authn"
 	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/problem"
 	"github.com/cordon-ota/cordon/server/store"
@@ -45,7 +46,7 @@ func (s *Service) admit(ctx context.Context, a applicant, req wire.ActivateReque
 	if log != nil && before.Lifecycle != fleet.Active && d.Lifecycle == fleet.Active {
 		change.Writes = append(change.Writes, *log)
 	}
-	q, err := s.openQuarantine(ctx, d.ID)
+	q, err := store.QuarantineOf(ctx, s.store, d.ID)
 	if err != nil {
 		return wire.ActivateAnswer{}, err
 	}
@@ -153,7 +154,7 @@ func (s *Service) claim(ctx context.Context, d *fleet.Device, token string, chan
 	case token == "":
 		return nil
 	}
-	hash := digest.Of([]byte(token))
+	hash := authn.Hash(token)
 	t, err := s.store.EnrollToken(ctx, hash)
 	if errors.Is(err, store.ErrNotFound) || err == nil && !s.now().Before(t.Expires) {
 		return problem.New(http.StatusForbidden, reason.EnrollTokenRefused, "the enrollment token is unknown, used or expired")
@@ -174,15 +175,4 @@ func (s *Service) take(d *fleet.Device, change *store.Change, a fleet.Admission)
 	for _, f := range step.Facts {
 		change.Events = append(change.Events, store.Event{At: s.now(), Type: f.Type, Actor: "server", Subject: d.ID, Data: f.Data})
 	}
-}
-
-func (s *Service) openQuarantine(ctx context.Context, device string) (*fleet.Quarantine, error) {
-	q, err := s.store.OpenQuarantine(ctx, device)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot load the quarantine: %w", err)
-	}
-	return &q, nil
 }

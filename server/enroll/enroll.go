@@ -11,12 +11,10 @@ package enroll
 import (
 	"context"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"strings"
 	"time"
@@ -55,7 +53,6 @@ type Service struct {
 	terms      fleet.Terms
 	maxAge     time.Duration
 	now        func() time.Time
-	log        *slog.Logger
 	refusals   *limit.Limiter
 }
 
@@ -83,9 +80,10 @@ func (s *Service) refusedEvents(device string, why error) []store.Event {
 	return []store.Event{{At: s.now(), Type: audit.DeviceRefused, Actor: "enroll", Subject: device, Data: data}}
 }
 
-// New takes the TPM manufacturers' roots and the keys for challenges and activation secrets.
-func New(s Store, roots *x509.CertPool, challenges *appraise.Challenges, secretKey []byte, terms fleet.Terms, maxAge time.Duration, now func() time.Time, log *slog.Logger) *Service {
-	return &Service{store: s, roots: roots, challenges: challenges, secretKey: secretKey, terms: terms, maxAge: maxAge, now: now, log: log,
+// New takes the TPM manufacturers' roots, the challenges with their maximal age, and the key that activation secrets are
+// made with. now is the server's clock.
+func New(s Store, roots *x509.CertPool, challenges *appraise.Challenges, secretKey []byte, terms fleet.Terms, maxAge time.Duration, now func() time.Time) *Service {
+	return &Service{store: s, roots: roots, challenges: challenges, secretKey: secretKey, terms: terms, maxAge: maxAge, now: now,
 		refusals: limit.New(refusalBurst, refusalEvery, refusalKeys)}
 }
 
@@ -158,13 +156,6 @@ func (s *Service) secret(token []byte) []byte {
 	m.Write([]byte("cordon/activation-secret/v1"))
 	m.Write(token)
 	return m.Sum(nil)
-}
-
-// NewKey draws a key for challenges or secrets.
-func NewKey() []byte {
-	k := make([]byte, 32)
-	_, _ = rand.Read(k)
-	return k
 }
 
 func refuse(problems []identity.Problem) error {

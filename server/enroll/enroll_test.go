@@ -131,7 +131,7 @@ func newServer(t testing.TB) server {
 	w := appraisetest.New(t)
 	key := sha256.Sum256([]byte("activation"))
 	challenges := appraise.NewChallenges(bytes.Repeat([]byte{9}, 32), 5*time.Minute)
-	return server{w, enroll.New(w.Store, manufacturer().Pool(), challenges, key[:], appraisetest.Settings.Terms, 5*time.Minute, w.Now, w.Log)}
+	return server{w, enroll.New(w.Store, manufacturer().Pool(), challenges, key[:], appraisetest.Settings.Terms, 5*time.Minute, w.Now)}
 }
 
 func (s server) start(t testing.TB, d *soft, first wire.EnrollRequest) wire.EnrollChallenge {

@@ -64,7 +64,7 @@ func serverFor(t *testing.T, g *genuine) (server, [][]byte) {
 		chain = append(chain, block.Bytes)
 	}
 	challenges := appraise.NewChallenges(bytes.Repeat([]byte{9}, 32), 5*time.Minute)
-	return server{w, enroll.New(w.Store, roots, challenges, bytes.Repeat([]byte{8}, 32), appraisetest.Settings.Terms, 5*time.Minute, w.Now, w.Log)}, chain
+	return server{w, enroll.New(w.Store, roots, challenges, bytes.Repeat([]byte{8}, 32), appraisetest.Settings.Terms, 5*time.Minute, w.Now)}, chain
 }
 
 func must[T any](v T, err error) func(*testing.T) T {

@@ -1,4 +1,4 @@
-// Package observe makes the logger and the metrics of cordond, and names their attributes and labels.
+// Package observe makes the logger and the metrics of cordond, and names the labels.
 //
 // Labels come from closed sets; a device id is never a label.
 package observe

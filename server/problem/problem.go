@@ -117,7 +117,7 @@ func fromEcho(err error) *Error {
 	return &Error{Status: http.StatusInternalServerError, Reason: reason.Internal, Cause: err}
 }
 
-// RequestIDHeader carries the request id in both directions of our own services; callers' values are never taken over.
+// RequestIDHeader carries the request id in every answer. A caller's own value is never taken over.
 const RequestIDHeader = "X-Request-Id"
 
 // Handler is the one place where echo writes an error.

@@ -18,6 +18,7 @@ import (
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/attestation/reference"
 	"github.com/cordon-ota/cordon/client/api"
+	"github.com/cordon-ota/cordon/server/audit"
 	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/store"
 )
@@ -73,7 +74,7 @@ func (a *assembly) appraisals(ctx context.Context) error {
 			if !a.fits(len(row.Input) + len(row.Verdict)) {
 				return nil
 			}
-			view, err := appraisalView(row)
+			view, err := ViewAppraisal(row)
 			if err != nil {
 				return err
 			}
@@ -86,7 +87,8 @@ func (a *assembly) appraisals(ctx context.Context) error {
 	}
 }
 
-func appraisalView(row store.Appraisal) (api.Appraisal, error) {
+// ViewAppraisal renders a stored appraisal with the Input that it can be reached again from.
+func ViewAppraisal(row store.Appraisal) (api.Appraisal, error) {
 	out := api.Appraisal{
 		Number: row.Number, At: row.At.UTC(), Device: row.Device, Verdict: jsontext.Value(row.Verdict), Verifier: row.Verifier,
 		PolicySHA256: row.Policy, BaselineSHA256: row.Baseline,
@@ -179,7 +181,7 @@ func (a *assembly) cited(ctx context.Context) error {
 		if known[row.Number] || !a.fits(len(row.Input)+len(row.Verdict)) {
 			continue
 		}
-		view, err := appraisalView(row)
+		view, err := ViewAppraisal(row)
 		if err != nil {
 			return err
 		}
@@ -325,7 +327,7 @@ func (a *assembly) events(ctx context.Context) error {
 			if !a.fits(2 * len(e.Leaf)) {
 				return nil
 			}
-			view, err := eventView(e)
+			view, err := ViewEvent(e)
 			if err != nil {
 				return err
 			}
@@ -336,14 +338,13 @@ func (a *assembly) events(ctx context.Context) error {
 	return nil
 }
 
-func eventView(e store.StoredEvent) (api.Event, error) {
-	var leaf struct {
-		Data jsontext.Value `json:"data"`
-	}
-	if err := json.Unmarshal(e.Leaf, &leaf); err != nil {
+// ViewEvent renders a stored audit event beside its exact leaf.
+func ViewEvent(e store.StoredEvent) (api.Event, error) {
+	data, err := audit.DataOf(e.Leaf)
+	if err != nil {
 		return api.Event{}, fmt.Errorf("cannot read stored event %d: %w", e.Number, err)
 	}
-	return api.Event{Number: e.Number, At: e.At.UTC(), Type: e.Type, Actor: e.Actor, Subject: e.Subject, Data: leaf.Data, Leaf: e.Leaf}, nil
+	return api.Event{Number: e.Number, At: e.At.UTC(), Type: e.Type, Actor: e.Actor, Subject: e.Subject, Data: data, Leaf: e.Leaf}, nil
 }
 
 // coverage counts who was proven in the period. A device is in scope when it is active and of the report's product.

@@ -78,16 +78,16 @@ func (a *assembly) addDevice(ctx context.Context, d fleet.Device) error {
 		LeaseUntil: optional(d.LeaseUntil), Offered: d.Offered, Deadline: optional(d.Deadline), SeenAt: optional(d.SeenAt),
 		EnrolledAt: d.EnrolledAt.UTC(), Manufacturer: d.Manufacturer, Version: d.Version,
 	}
-	q, err := a.s.c.Store.OpenQuarantine(ctx, d.ID)
-	switch {
-	case err == nil:
-		shown, err := a.quarantineView(ctx, q)
+	q, err := store.QuarantineOf(ctx, a.s.c.Store, d.ID)
+	if err != nil {
+		return fmt.Errorf("device %s: %w", d.ID, err)
+	}
+	if q != nil {
+		shown, err := a.quarantineView(ctx, *q)
 		if err != nil {
 			return err
 		}
 		view.Quarantine, view.Reasons = &shown, q.Causes
-	case !errors.Is(err, store.ErrNotFound):
-		return fmt.Errorf("cannot read the quarantine of %s: %w", d.ID, err)
 	}
 	a.devices[d.ID] = true
 	a.r.Devices = append(a.r.Devices, api.DeviceRecord{Device: view, EKCertificate: d.EKCertificate, AKPublic: d.AKPublic, AdmittedBy: d.AdmittedBy})

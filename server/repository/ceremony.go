@@ -96,7 +96,7 @@ func invalid(err error) error {
 }
 
 func (a *application) directorRoots(ctx context.Context, roots [][]byte) error {
-	current, err := a.roots(ctx, DirectorPrefix, a.d.repo.DirectorRoot)
+	current, err := a.s.roots(ctx, DirectorPrefix, a.d.repo.DirectorRoot)
 	if err != nil {
 		return err
 	}
@@ -127,13 +127,16 @@ func (a *application) directorRoots(ctx context.Context, roots [][]byte) error {
 			return err
 		}
 	}
-	a.add(DirectorPrefix, a.d.repo.DirectorRoot, roots)
+	for i, r := range roots { // not among the draft's objects: those are files of the Image repository
+		name := DirectorPrefix + tufrepo.FileName(a.d.repo.DirectorRoot+int64(i)+1, tufrepo.RoleRoot)
+		a.change.Writes = append(a.change.Writes, store.AddMetadata{Metadata: store.Metadata{Name: name, Bytes: r}})
+	}
 	a.d.repo.DirectorRoot = int64(len(all))
 	return nil
 }
 
 func (a *application) imageRoots(ctx context.Context, roots [][]byte) error {
-	current, err := a.roots(ctx, tufrepo.StorePrefix, a.d.repo.ImageRoot)
+	current, err := a.s.roots(ctx, tufrepo.StorePrefix, a.d.repo.ImageRoot)
 	if err != nil {
 		return err
 	}
@@ -164,28 +167,11 @@ func (a *application) imageRoots(ctx context.Context, roots [][]byte) error {
 	if err := onlyKey(spec, tufrepo.RoleTimestamp, a.s.keys.Timestamp, "timestamp"); err != nil {
 		return err
 	}
-	a.add(tufrepo.StorePrefix, a.d.repo.ImageRoot, roots)
 	for i, r := range roots {
 		a.d.objects = append(a.d.objects, tufrepo.Object{Name: tufrepo.FileName(a.d.repo.ImageRoot+int64(i)+1, tufrepo.RoleRoot), Data: r})
 	}
 	a.d.repo.ImageRoot = int64(len(all))
 	return nil
-}
-
-// roots reads the roots that are current, version 1 first.
-func (a *application) roots(ctx context.Context, prefix string, newest int64) ([][]byte, error) {
-	return a.s.roots(ctx, prefix, newest)
-}
-
-// add writes director roots; image roots are objects of the repository and are written with it.
-func (a *application) add(prefix string, have int64, roots [][]byte) {
-	if prefix == tufrepo.StorePrefix {
-		return
-	}
-	for i, r := range roots {
-		name := prefix + tufrepo.FileName(have+int64(i)+1, tufrepo.RoleRoot)
-		a.change.Writes = append(a.change.Writes, store.AddMetadata{Metadata: store.Metadata{Name: name, Bytes: r}})
-	}
 }
 
 // inOrder checks that root n has version n: clients ask for roots by number.

@@ -198,7 +198,9 @@ func (s *Service) checkSBOM(ctx context.Context, component string, sum digest.SH
 
 // predictAgain predicts the Reference Values from the stored image; any difference is a refusal.
 func (s *Service) predictAgain(ctx context.Context, c artifacts.Component, stated []byte) error {
-	values, err := reference.PredictUKI(&blobReader{ctx: ctx, blobs: s.artifacts, sum: c.SHA256}, c.Length)
+	image := &blobReader{ctx: ctx, blobs: s.artifacts, sum: c.SHA256}
+	defer image.close()
+	values, err := reference.PredictUKI(image, c.Length)
 	if errors.Is(err, reference.ErrNotUKI) {
 		return problem.New(http.StatusUnprocessableEntity, reason.ReferenceValuesMismatch, "component %s has Reference Values but its image is no UKI: %v", c.Name, err)
 	}
@@ -227,12 +229,9 @@ type blobReader struct {
 // ReadAt implements io.ReaderAt for one goroutine.
 func (b *blobReader) ReadAt(p []byte, off int64) (int, error) {
 	if b.r == nil || b.at != off {
-		if b.r != nil {
-			b.r.Close()
-		}
+		b.close()
 		r, err := b.blobs.Open(b.ctx, b.sum, off, -1)
 		if err != nil {
-			b.r = nil
 			return 0, err
 		}
 		b.r, b.at = r, off
@@ -243,4 +242,12 @@ func (b *blobReader) ReadAt(p []byte, off int64) (int, error) {
 		err = io.EOF
 	}
 	return n, err
+}
+
+// close ends the stream that the last read left open.
+func (b *blobReader) close() {
+	if b.r != nil {
+		_ = b.r.Close() // it was only read
+		b.r = nil
+	}
 }

@@ -60,6 +60,7 @@ func (s *Service) view(ctx context.Context, repo store.Repo) (*Catalog, error) {
 	return c, nil
 }
 
+// roots reads the roots of a repository up to the newest version, version 1 first.
 func (s *Service) roots(ctx context.Context, prefix string, newest int64) ([][]byte, error) {
 	var out [][]byte
 	for v := int64(1); v <= newest; v++ {

@@ -1,10 +1,14 @@
 package repository_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"io"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cordon-ota/cordon/artifacts"
@@ -274,5 +278,45 @@ func TestUninitialisedServerPublishesAndSignsNothing(t *testing.T) {
 	})
 	if len(w.Service.Catalog().Timestamp) > 0 {
 		t.Error("an uninitialised server has a timestamp")
+	}
+}
+
+// counted is an artifact store that knows how many of its streams are open.
+type counted struct {
+	artifacts.Store
+	open *atomic.Int64
+}
+
+func (c counted) Open(ctx context.Context, d digest.SHA256, offset, length int64) (io.ReadCloser, error) {
+	r, err := c.Store.Open(ctx, d, offset, length)
+	if err != nil {
+		return nil, err
+	}
+	c.open.Add(1)
+	return &countedStream{ReadCloser: r, open: c.open}, nil
+}
+
+type countedStream struct {
+	io.ReadCloser
+	open *atomic.Int64
+	once sync.Once
+}
+
+func (s *countedStream) Close() error {
+	s.once.Do(func() { s.open.Add(-1) })
+	return s.ReadCloser.Close()
+}
+
+// Every stream holds a file or a connection to the bucket; whoever may publish could use them all up.
+func TestPublishLeavesNoStreamOpen(t *testing.T) {
+	t.Parallel()
+	w := repositorytest.New(t)
+	var open atomic.Int64
+	w.Service = w.ServiceOn(w.Store, counted{w.Blobs, &open})
+	w.Load(w.Service)
+	w.Apply(w.First(w.Policy("lamp")))
+	w.Publish(w.Draft("lamp", "1.0", 1))
+	if n := open.Load(); n != 0 {
+		t.Errorf("%d streams of the artifact store are still open, want 0", n)
 	}
 }

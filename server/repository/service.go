@@ -183,8 +183,8 @@ type draft struct {
 	policies map[string]artifacts.Policy
 }
 
-// sign completes a draft: snapshot if anything below it changed or it ages, and always a new timestamp. It appends the
-// writes to the change; nothing is visible before commit.
+// sign completes a draft with a new snapshot and a new timestamp. It appends the writes to the change; nothing is visible
+// before commit.
 func (s *Service) sign(d *draft, change *store.Change) error {
 	now := s.now()
 	d.repo.Snapshot++

@@ -67,8 +67,10 @@ func refused(d fleet.Device, q *fleet.Quarantine, p *repository.Product, r *repo
 		return reason.DeviceQuarantined
 	case d.Standing != fleet.Affirmed || !now.Before(d.LeaseUntil):
 		return reason.DeviceUnproven
+	case r.Hold:
+		return reason.ReleaseOnHold
 	case r.Name != d.Offered && r.Name != d.Proven:
-		return reason.NotInWave
+		return reason.ReleaseNotOffered
 	}
 	return rollout.Fits(d, p.Policy, candidate)
 }

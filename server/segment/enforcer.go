@@ -106,10 +106,14 @@ func (e *Enforcer) sweepStreams(ctx context.Context) error {
 }
 
 func (e *Enforcer) stillAllowed(ctx context.Context, catalog *repository.Catalog, g Grant) (bool, error) {
-	d, q, err := load(ctx, e.store, g.Device)
+	d, err := e.store.Device(ctx, g.Device)
 	if errors.Is(err, store.ErrNotFound) {
 		return false, nil
 	}
+	if err != nil {
+		return false, fmt.Errorf("cannot load the device: %w", err)
+	}
+	q, err := store.QuarantineOf(ctx, e.store, g.Device)
 	if err != nil {
 		return false, err
 	}
@@ -153,23 +157,4 @@ func (e *Enforcer) settle(ctx context.Context, o store.Order) error {
 		return fmt.Errorf("cannot settle an order: %w", err)
 	}
 	return nil
-}
-
-// load reads a device and its open quarantine.
-func load(ctx context.Context, s interface {
-	Device(ctx context.Context, id string) (fleet.Device, error)
-	OpenQuarantine(ctx context.Context, device string) (fleet.Quarantine, error)
-}, id string) (fleet.Device, *fleet.Quarantine, error) {
-	d, err := s.Device(ctx, id)
-	if err != nil {
-		return fleet.Device{}, nil, fmt.Errorf("cannot load the device: %w", err)
-	}
-	q, err := s.OpenQuarantine(ctx, id)
-	if errors.Is(err, store.ErrNotFound) {
-		return d, nil, nil
-	}
-	if err != nil {
-		return fleet.Device{}, nil, fmt.Errorf("cannot load the quarantine: %w", err)
-	}
-	return d, &q, nil
 }

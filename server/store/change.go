@@ -177,7 +177,7 @@ func (SettleOrder) write()      {}
 type Event struct {
 	At      time.Time
 	Type    string // "device.enrolled", "verdict.refused", ...: the closed list is in server/audit
-	Actor   string // person, device id, "verifier", "sweeper", "server"
+	Actor   string // person, device id, "bootstrap", "door", "enroll", "server", "sweeper"
 	Subject string // device id, release, person, ...
 	Data    any    // a struct or map that marshals to a JSON object; nil for none
 }
@@ -260,7 +260,7 @@ type Beacon struct {
 	Doc      []byte
 }
 
-// Director is what the director last signed for a device. Accepted is what the device last said it accepted.
+// Director is what the director last signed for a device.
 type Director struct {
 	Device    string
 	Version   int64         // row version

@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/cordon-ota/cordon/attestation/digest"
@@ -31,11 +33,6 @@ func (s *Store) DeviceByTLSKey(ctx context.Context, key digest.SHA256) (fleet.De
 	return readOne(ctx, s, "device by TLS key", scanDevice, selectDevice+`WHERE tls_key = $1`, digestArg(key))
 }
 
-// DeviceByEK returns the device whose endorsement key has the SPKI digest, or ErrNotFound.
-func (s *Store) DeviceByEK(ctx context.Context, spki digest.SHA256) (fleet.Device, error) {
-	return readOne(ctx, s, "device by EK", scanDevice, selectDevice+`WHERE ek_spki = $1`, digestArg(spki))
-}
-
 // DeviceFilter selects devices; an empty field selects all.
 type DeviceFilter struct {
 	Product   string
@@ -52,7 +49,7 @@ func (s *Store) ListDevices(ctx context.Context, f DeviceFilter, after string, l
 
 // DevicesDue returns active devices that the sweeper has to look at: affirmed ones whose lease ends at or before the
 // time, then those with an open deadline that has passed, then stale ones that are still in production, the longest
-// stale first. Grace belongs to the product: StaleDevices is exact about it.
+// stale first. How long the grace lasts is not for the store to know.
 func (s *Store) DevicesDue(ctx context.Context, leaseBefore time.Time, limit int) ([]fleet.Device, error) {
 	var out []fleet.Device
 	seen := map[string]bool{}
@@ -77,13 +74,6 @@ func (s *Store) DevicesDue(ctx context.Context, leaseBefore time.Time, limit int
 	return out, nil
 }
 
-// StaleDevices returns the product's active devices that are in production and stale since the time or earlier.
-func (s *Store) StaleDevices(ctx context.Context, product string, staleBefore time.Time, limit int) ([]fleet.Device, error) {
-	return readAll(ctx, s, "stale devices", scanDevice, selectDevice+`WHERE standing = 'stale' AND lifecycle = 'active'
-		AND segment = 'production' AND stale_since <= $1 AND product = $2 ORDER BY stale_since LIMIT $3`,
-		micros(staleBefore), product, limitOf(limit))
-}
-
 // Quarantine returns a quarantine by its id, or ErrNotFound.
 func (s *Store) Quarantine(ctx context.Context, id string) (fleet.Quarantine, error) {
 	return readOne(ctx, s, "quarantine", scanQuarantine, selectQuarantine+`WHERE id = $1`, id)
@@ -92,6 +82,23 @@ func (s *Store) Quarantine(ctx context.Context, id string) (fleet.Quarantine, er
 // OpenQuarantine returns the quarantine that the device is in, or ErrNotFound.
 func (s *Store) OpenQuarantine(ctx context.Context, device string) (fleet.Quarantine, error) {
 	return readOne(ctx, s, "open quarantine", scanQuarantine, selectQuarantine+`WHERE device = $1 AND ended_at = 0`, device)
+}
+
+// QuarantineReader is the part of a Store that QuarantineOf asks.
+type QuarantineReader interface {
+	OpenQuarantine(ctx context.Context, device string) (fleet.Quarantine, error)
+}
+
+// QuarantineOf returns the quarantine that the device is in, nil if it is in none. Any error means that nobody knows.
+func QuarantineOf(ctx context.Context, r QuarantineReader, device string) (*fleet.Quarantine, error) {
+	q, err := r.OpenQuarantine(ctx, device)
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot load the quarantine: %w", err)
+	}
+	return &q, nil
 }
 
 // ListQuarantines returns the quarantines that were open at some time in [from, to), of the product's devices. A zero

@@ -70,12 +70,6 @@ func (s *Store) Beacons(ctx context.Context, digests []digest.SHA256) ([]Beacon,
 		selectBeacon+`WHERE digest IN (`+placeholders(len(list))+`) ORDER BY issued_at, number`, list...)
 }
 
-// BeaconsSince returns the timestamps that were issued at or after the time, the earliest first.
-func (s *Store) BeaconsSince(ctx context.Context, since time.Time, limit int) ([]Beacon, error) {
-	return readAll(ctx, s, "beacons", scanBeacon, selectBeacon+`WHERE issued_at >= $1 ORDER BY issued_at, number LIMIT $2`,
-		micros(since), limitOf(limit))
-}
-
 // Director returns what the director last signed for the device, or ErrNotFound.
 func (s *Store) Director(ctx context.Context, device string) (Director, error) {
 	return readOne(ctx, s, "director documents", scanDirector, selectDirector+`WHERE device = $1`, device)

@@ -68,7 +68,8 @@ type blob struct {
 	data   io.ReaderAt
 }
 
-// Run publishes. A dry run that the server refuses returns its error and a Result with the Bundle. Errors to test for: ErrSpec, ErrImage, ErrNotUKI, ErrChanged, ErrConflict, *api.Error.
+// Run publishes. A dry run that the server refuses returns its error and a Result with the Bundle. Errors to test for:
+// ErrSpec, ErrImage, ErrNotUKI, ErrChanged, ErrConflict, *api.Error.
 func Run(ctx context.Context, server Server, o Options) (Result, error) {
 	if o.Progress == nil {
 		o.Progress = func(string, string, int64, int64) {}

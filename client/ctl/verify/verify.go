@@ -17,6 +17,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 
@@ -54,7 +55,7 @@ var about = map[string]string{
 	StepSignature:  "the server that the trust bundle names signed exactly these bytes",
 	StepMetadata:   "policies and baselines are signed by the offline roles, from the trust bundle's root on",
 	StepReleases:   "every release was signed by the publishers that its policy asks for, and is in the signed metadata or was withdrawn by the offline role",
-	StepDevices:    "every device id follows from its endorsement key, and its attestation key is one that only quotes",
+	StepDevices:    "every device id follows from its endorsement key; every attestation key is one that only quotes, and is of one device",
 	StepAppraisals: "every verdict is reached again from the raw Evidence, byte for byte",
 	StepEvents:     "every audit event says what its stored bytes say, and no number is missing",
 	StepDecisions:  "quarantines, updates and coverage follow from the verdicts and people that they cite",
@@ -261,11 +262,13 @@ func (v *verification) believe(format string, args ...any) {
 	}
 }
 
+// clip bounds a text that may hold bytes of the report, and keeps it valid UTF-8: a finding that no JSON holds could not
+// be told.
 func clip(s string) string {
 	if len(s) > 2000 {
-		return s[:2000] + "..."
+		s = s[:2000] + "..."
 	}
-	return s
+	return strings.ToValidUTF8(s, "?")
 }
 
 func (v *verification) failed(name string) bool {

@@ -58,8 +58,6 @@ func keepsDevices(t *testing.T, s *store.Store) {
 	wantError(t, "unknown device", err, store.ErrNotFound)
 	_, err = s.DeviceByTLSKey(ctx, digest.SHA256{})
 	wantError(t, "zero TLS key", err, store.ErrNotFound)
-	_, err = s.DeviceByEK(ctx, sum("ek", "nobody"))
-	wantError(t, "unknown EK", err, store.ErrNotFound)
 
 	full, bare := fullDevice("full"), fleet.Device{ID: "bare", Lifecycle: fleet.Pending}
 	write(t, s, store.PutDevice{Device: full}, store.PutDevice{Device: bare})
@@ -68,7 +66,6 @@ func keepsDevices(t *testing.T, s *store.Store) {
 	got(s.Device(ctx, "full"))(t, "Device", full)
 	got(s.Device(ctx, "bare"))(t, "Device without optional fields", bare)
 	got(s.DeviceByTLSKey(ctx, full.TLSKey))(t, "DeviceByTLSKey", full)
-	got(s.DeviceByEK(ctx, full.EKSPKI))(t, "DeviceByEK", full)
 
 	// A whole row is replaced: what is empty now is empty.
 	again := device("full")
@@ -139,8 +136,6 @@ func findsDevicesDue(t *testing.T, s *store.Store) {
 	got(ids(due), err)(t, "DevicesDue", []string{"ended-and-overdue", "ended", "overdue", "staler", "stale"})
 	due, err = s.DevicesDue(t.Context(), at(10), 3)
 	got(ids(due), err)(t, "DevicesDue with limit", []string{"ended-and-overdue", "ended", "overdue"})
-	stale, err := s.StaleDevices(t.Context(), "lamp", at(1), 0)
-	got(ids(stale), err)(t, "StaleDevices", []string{"staler"})
 }
 
 func keepsQuarantines(t *testing.T, s *store.Store) {

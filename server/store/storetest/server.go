@@ -79,7 +79,6 @@ func keepsBeacons(t *testing.T, s *store.Store) {
 	got(s.Beacon(ctx, all[1].Digest))(t, "Beacon", all[1])
 	got(s.Beacons(ctx, []digest.SHA256{all[2].Digest, sum("never"), all[0].Digest}))(t, "Beacons", []store.Beacon{all[0], all[2]})
 	got(s.Beacons(ctx, nil))(t, "no Beacons", nil)
-	got(s.BeaconsSince(ctx, at(1), 0))(t, "BeaconsSince", all[1:])
 	_, err := s.Beacon(ctx, sum("never"))
 	wantError(t, "beacon that was not issued", err, store.ErrNotFound)
 }

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-json-experiment/json"
+
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/client/api"
@@ -59,6 +61,24 @@ func TestNamesTheOfflineTargetsThatWereShown(t *testing.T) {
 	got := check(shared().Sign(shared().Report()))
 	if said := strings.Join(got.Trusted, "\n"); got.Outcome != verify.Verified || !strings.Contains(said, "offline targets 2 as the newest") {
 		t.Errorf("got %s, trusted %q; want the number of the targets in it", got.Outcome, said)
+	}
+}
+
+// A report that is wrong in bytes that are no text is still one whose failure can be told, in JSON too.
+func TestFindingsCanAlwaysBeTold(t *testing.T) {
+	t.Parallel()
+	r := copied(t)
+	r.Events[0].Leaf = append(bytes.Clone(r.Events[0].Leaf), 0xff, 0xfe)
+	got := check(shared().Sign(r))
+	if step, says := failing(got); got.Outcome != verify.Failed || step != verify.StepEvents {
+		t.Fatalf("got %s at %q: %s", got.Outcome, step, says)
+	}
+	r.Events[0] = verifytest.Event(7, verifytest.Noon, "a", "b", "c", `{}`)
+	r.Events[0].Subject = "x" + strings.Repeat("\u00e9", 2000)
+	r.Updates[0].Device = r.Events[0].Subject
+	got = check(shared().Sign(r))
+	if _, err := json.Marshal(got); err != nil || got.Outcome != verify.Failed {
+		t.Errorf("outcome %s, %v", got.Outcome, err)
 	}
 }
 

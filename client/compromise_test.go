@@ -4,11 +4,14 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/go-json-experiment/json"
 
 	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/artifacts/tufrepo"
@@ -16,6 +19,7 @@ import (
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client"
 	"github.com/cordon-ota/cordon/client/installer"
+	"github.com/cordon-ota/cordon/client/wire"
 	"github.com/cordon-ota/cordon/signer/keys"
 )
 
@@ -328,6 +332,34 @@ func TestStateDirectoryIsNotALinkToSomewhereElse(t *testing.T) {
 	d.check()
 	if found, err := os.ReadDir(elsewhere); err != nil || len(found) > 0 {
 		t.Errorf("elsewhere holds %v, %v, want nothing", found, err)
+	}
+}
+
+// The server ends a text in the middle of where the device cuts it: half a character would be one that no JSON holds, and
+// neither state nor claims could be written any more.
+func TestCutTextsOfTheServerStayWritable(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	d.enroll()
+	long := "x" + strings.Repeat("\u00e9", 1000)
+	d.server.onPoll = func(w http.ResponseWriter, _ *http.Request) bool {
+		w.WriteHeader(http.StatusForbidden)
+		b, err := json.Marshal(wire.Problem{Status: http.StatusForbidden, Reason: reason.DeviceRetired, Title: long, Next: long})
+		if err != nil {
+			t.Error(err)
+		}
+		_, _ = w.Write(b) // a client that went away is its own problem
+		return true
+	}
+	if _, err := d.client.Check(t.Context()); err != nil {
+		t.Fatalf("Check: %v", err)
+	}
+	s, err := client.ReadStatus(d.state)
+	if err != nil || len(s.Refusals) != 1 || s.Refusals[0].Reason != reason.DeviceRetired {
+		t.Fatalf("state after the refusal: %+v, %v", s.Refusals, err)
+	}
+	if got := s.Refusals[0].Detail; len(got) > 1024 || !strings.HasPrefix(long, strings.TrimSuffix(got, "?")) {
+		t.Errorf("detail of %d bytes: %q", len(got), got)
 	}
 }
 

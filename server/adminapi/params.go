@@ -1,0 +1,40 @@
+package adminapi
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/cordon-ota/cordon/server/problem"
+)
+
+// Rows of one page.
+const (
+	defaultPage = 200
+	maxPage     = 1000
+)
+
+func limitParam(c echo.Context) (int, error) {
+	text := c.QueryParam("limit")
+	if text == "" {
+		return defaultPage, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > maxPage {
+		return 0, problem.Malformed("limit must be 1 to %d", maxPage)
+	}
+	return n, nil
+}
+
+func timeParam(c echo.Context, name string, otherwise time.Time) (time.Time, error) {
+	text := c.QueryParam(name)
+	if text == "" {
+		return otherwise, nil
+	}
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return time.Time{}, problem.Malformed("%s must be a time like 2026-01-31T12:00:00Z", name)
+	}
+	return t, nil
+}
