@@ -1,6 +1,7 @@
 package enroll_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -125,4 +126,22 @@ func TestForeignConnectionIsRefusedBeforeTheChain(t *testing.T) {
 	first.EKCertificate = []byte("no certificate at all")
 	_, err := s.Start(t.Context(), spki(t, newTPM("e").tls), first)
 	wantProblem(t, "another connection", err, reason.AKNotBound)
+}
+
+// Whoever hangs up on a wrong answer does not get a second guess at the same challenge.
+func TestHangingUpDoesNotSaveTheChallenge(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	d := newTPM("d")
+	first := d.request()
+	good := d.activation(t, first, s.start(t, d, first))
+	wrong := good
+	wrong.HMAC = make([]byte, 32)
+	gone, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	if _, err := s.Finish(gone, spki(t, d.tls), d.exporter, wrong); err == nil {
+		t.Fatal("admitted with a wrong answer")
+	}
+	_, err := s.Finish(t.Context(), spki(t, d.tls), d.exporter, good)
+	wantProblem(t, "the right answer after a wrong one", err, reason.Conflict)
 }
