@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/installer"
@@ -260,6 +261,7 @@ func (s *sink) settle() error {
 	if s.at == s.kept {
 		return nil
 	}
+	crash.Here(crash.AgentSlotSynced)
 	s.kept = s.at
 	return s.keep(s.at)
 }

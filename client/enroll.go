@@ -11,6 +11,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
@@ -65,6 +66,7 @@ func (c *Client) enroll(ctx context.Context) (Enrollment, error) {
 	if done.Device != c.id.String() {
 		return Enrollment{}, fmt.Errorf("%w: it activated another device, %.80q", ErrServer, done.Device)
 	}
+	crash.Here(crash.AgentActivatedAnswer)
 	return c.enrolled(done)
 }
 
@@ -79,6 +81,7 @@ func (c *Client) ensureCounter() error {
 	c.state.CounterNew, c.anchor = true, nil // EnsureCounter forgets the base of the lost counter
 	c.save()
 	_, err := c.cfg.TPM.EnsureCounter()
+	crash.Here(crash.AgentCounterMade)
 	return err
 }
 
@@ -166,6 +169,7 @@ func (c *Client) enrolled(done wire.ActivateAnswer) (Enrollment, error) {
 	if base != done.CounterBase {
 		c.event(reason.Reason(""), "the server told a lower base of the release counter than at the first enrollment; the first one stays")
 	}
+	crash.Here(crash.AgentBaseAnchored)
 	c.anchor = &base
 	c.state.Base, c.state.Enrolled, c.state.Lifecycle = &base, true, done.Lifecycle
 	c.state.CounterNew = false

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/installer"
@@ -69,6 +70,7 @@ func (u *Update) Install(ctx context.Context, installers ...installer.Installer)
 	if err := c.store.writeJSON(fileJournal, j); err != nil {
 		return nil, err
 	}
+	crash.Here(crash.AgentVerified)
 	return nil, c.stage(ctx, installers, j)
 }
 
@@ -87,7 +89,10 @@ func (u *Update) begin() (journal, error) {
 	if err := c.store.write(fileBundle, u.bundle); err != nil {
 		return journal{}, err
 	}
-	return j, c.store.writeJSON(fileJournal, j)
+	crash.Here(crash.AgentBundleKept)
+	err := c.store.writeJSON(fileJournal, j)
+	crash.Here(crash.AgentJournalBegun)
+	return j, err
 }
 
 func (u *Update) journal() journal {
@@ -113,7 +118,9 @@ func (u *Update) fill(ctx context.Context, get *download, installers []installer
 	}
 	keep := func(offset int64) error {
 		j.Parts[i].Offset = offset
-		return c.store.writeJSON(fileJournal, *j)
+		err := c.store.writeJSON(fileJournal, *j)
+		crash.Here(crash.AgentOffsetKept)
+		return err
 	}
 	// A prefix that somebody changed in the slot shows only at the end; the image is then fetched once more.
 	refused, err := get.into(ctx, slot, p, j.Parts[i].Offset, keep)
@@ -142,6 +149,7 @@ func (c *Client) stage(ctx context.Context, installers []installer.Installer, j 
 		if err := in.Activate(ctx, image); err != nil {
 			return fmt.Errorf("cannot stage %s: %w", p.Component, err)
 		}
+		crash.Here(crash.AgentActivated)
 	}
 	clock, err := c.cfg.TPM.Clock()
 	if err != nil {
@@ -151,6 +159,7 @@ func (c *Client) stage(ctx context.Context, installers []installer.Installer, j 
 	if err := c.store.writeJSON(fileJournal, j); err != nil {
 		return err
 	}
+	crash.Here(crash.AgentStaged)
 	c.log.Info("staged", "release", artifacts.ReleaseName(j.Product, j.Version))
 	return c.reboot(ctx, j)
 }
@@ -164,6 +173,7 @@ func (c *Client) reboot(ctx context.Context, j journal) error {
 	if err := c.store.writeJSON(fileJournal, j); err != nil {
 		return err
 	}
+	crash.Here(crash.AgentRebooting)
 	if err := c.cfg.Reboot(ctx); err != nil {
 		return fmt.Errorf("cannot restart into the staged release: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/artifacts/provenance"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
@@ -112,6 +113,7 @@ func (c *Client) afterBoot(ctx context.Context) error {
 		}
 	}
 	c.save()
+	crash.Here(crash.AgentFellBack)
 	return c.dropJournal()
 }
 
@@ -162,11 +164,14 @@ func (c *Client) Commit(ctx context.Context) ([]Refusal, error) {
 			}
 		}
 	}
+	crash.Here(crash.AgentSlotCommitted)
 	if err := c.raiseCounter(release); err != nil {
 		return nil, err
 	}
+	crash.Here(crash.AgentCounterRaised)
 	c.installed(j)
 	c.save()
+	crash.Here(crash.AgentCommitRecorded)
 	c.proven, c.running = nil, nil
 	c.log.Info("committed", "release", artifacts.ReleaseName(j.Product, j.Version), "counter", release.Counter)
 	return nil, c.dropJournal()

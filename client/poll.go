@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/artifacts/tufrepo"
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
@@ -159,13 +160,16 @@ func (t *conversation) poll(ctx context.Context, want string) (again string, err
 	if err := c.store.write(filePoll, body); err != nil {
 		return "", err
 	}
+	crash.Here(crash.AgentPollStored)
 	a, err := t.ch.send(ctx, http.MethodPost, wire.PathPoll, body, wire.MaxAnswerBytes)
 	if err != nil {
 		return "", err
 	}
+	crash.Here(crash.AgentPollAnswered)
 	if err := c.store.remove(filePoll); err != nil {
 		return "", err
 	}
+	crash.Here(crash.AgentPollForgotten)
 	return t.answer(ctx, a)
 }
 
@@ -314,6 +318,7 @@ func (t *conversation) metadata(ctx context.Context, p wire.PollAnswer) error {
 	if err := c.trust.keepImage(); err != nil {
 		return err
 	}
+	crash.Here(crash.AgentImageKept)
 	if p.Director == nil {
 		return nil
 	}
@@ -326,7 +331,11 @@ func (t *conversation) metadata(ctx context.Context, p wire.PollAnswer) error {
 		t.refuse(reason.DowngradeRefused, "%v", err)
 		return nil
 	}
-	return c.trust.keepDirector()
+	if err := c.trust.keepDirector(); err != nil {
+		return err
+	}
+	crash.Here(crash.AgentDirectorKept)
+	return nil
 }
 
 // checkDirectorBase holds the base that the director signed against the one that was agreed on. Where the state was

@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/identity"
 	"github.com/cordon-ota/cordon/client/wire"
@@ -127,6 +128,7 @@ func (s store) replace(path string, b []byte) error {
 	if err := errors.Join(err, f.Chmod(stateMode), f.Sync(), f.Close()); err != nil {
 		return err
 	}
+	crash.Here(crash.AgentFileWritten)
 	if info, err := os.Lstat(path); err == nil && info.IsDir() {
 		if err := os.RemoveAll(path); err != nil {
 			return err
@@ -135,6 +137,7 @@ func (s store) replace(path string, b []byte) error {
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
+	crash.Here(crash.AgentFileRenamed)
 	return syncDir(dir)
 }
 

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/attestation/digest"
 )
 
@@ -168,6 +169,7 @@ func (ab *AB) Commit(ctx context.Context) error {
 	if err := ab.write("active", slot); err != nil {
 		return fmt.Errorf("cannot commit: %w", err)
 	}
+	crash.Here(crash.SlotActiveMoved)
 	if err := ab.remove("tried"); err != nil {
 		return fmt.Errorf("cannot commit: %w", err)
 	}
@@ -250,9 +252,11 @@ func (ab *AB) write(name, slot string) error {
 	if err := errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
 		return err
 	}
+	crash.Here(crash.SlotNameWritten)
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
+	crash.Here(crash.SlotNameRenamed)
 	return syncDir(ab.dir)
 }
 

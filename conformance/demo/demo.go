@@ -36,6 +36,7 @@ type Options struct {
 	S3          bool      // a bucket of an S3 server instead of a directory for artifacts
 	postgresDir string    // folder of the cluster; default: a temporary one, which goes with the server
 	times       string    // the [times] of the configuration; default: those of the story
+	config      string    // tables at the end of the configuration
 	Out         io.Writer // the story
 	Log         io.Writer // what is installed and built
 }

@@ -51,8 +51,8 @@ func (w *world) configure(devicesURL, database, bucket string) error {
 			return err
 		}
 	}
-	text := fmt.Sprintf("data_dir = %q\nek_roots_file = %q\n%s\n[listen]\ndevices = %q\nadmin = %q\nmetrics = %q\ndevice_url = %q\n%s\n%s",
-		w.path("cordon-data"), w.path("ek-roots.pem"), database, s.devices, s.admin, s.metrics, devicesURL, w.times(), bucket)
+	text := fmt.Sprintf("data_dir = %q\nek_roots_file = %q\n%s\n[listen]\ndevices = %q\nadmin = %q\nmetrics = %q\ndevice_url = %q\n%s\n%s\n%s",
+		w.path("cordon-data"), w.path("ek-roots.pem"), database, s.devices, s.admin, s.metrics, devicesURL, w.times(), bucket, w.opt.config)
 	s.config, s.log = w.path("cordond.toml"), w.path("cordond.log")
 	return os.WriteFile(s.config, []byte(text), 0o600)
 }

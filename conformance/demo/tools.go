@@ -31,7 +31,10 @@ func moduleDir(ctx context.Context) (string, error) {
 }
 
 // Build builds the programs into dir.
-func Build(ctx context.Context, dir string) error {
+func Build(ctx context.Context, dir string) error { return BuildTagged(ctx, dir, "") }
+
+// BuildTagged is Build with build tags.
+func BuildTagged(ctx context.Context, dir, tags string) error {
 	root, err := moduleDir(ctx)
 	if err != nil {
 		return err
@@ -39,7 +42,7 @@ func Build(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(filepath.Join(dir, "packages"), 0o755); err != nil {
 		return fmt.Errorf("cannot make the folder of the programs: %w", err)
 	}
-	args := []string{"build", "-o", filepath.Join(dir, "packages") + string(filepath.Separator)}
+	args := []string{"build", "-tags", tags, "-o", filepath.Join(dir, "packages") + string(filepath.Separator)}
 	for _, pkg := range programs {
 		args = append(args, "./"+pkg)
 	}

@@ -24,9 +24,11 @@ const Recovery = recovery
 
 // StageConfig says how a stage for a test differs from that of the story.
 type StageConfig struct {
-	Bin      string
-	Times    string
+	Bin      string // folder of the programs, from Build or BuildTagged
+	Times    string // [times] of the configuration; empty: those of the story
 	Postgres string // folder of a PostgreSQL cluster; empty: SQLite
+	S3       bool   // a bucket of a real S3 server instead of a directory
+	Config   string // TOML tables that are added to the end of the configuration
 }
 
 // Stage is the story's stage for tests: a server after the ceremony, with 0.9 and 1.0 published.
@@ -39,7 +41,7 @@ type Stage struct {
 func NewStage(t testing.TB, c StageConfig) *Stage {
 	t.Helper()
 	var out bytes.Buffer
-	opt := Options{Dir: filepath.Join(t.TempDir(), "work"), Bin: c.Bin, Postgres: c.Postgres != "", postgresDir: c.Postgres, Out: &out, Log: t.Output(), times: c.Times}
+	opt := Options{Dir: filepath.Join(t.TempDir(), "work"), Bin: c.Bin, Postgres: c.Postgres != "", postgresDir: c.Postgres, Out: &out, Log: t.Output(), times: c.Times, config: c.Config, S3: c.S3}
 	w, err := setStage(t.Context(), opt)
 	if err != nil {
 		t.Fatalf("setStage: %v", err)
