@@ -214,3 +214,33 @@ func TestTrialOfARevokedReleaseIsNotCommitted(t *testing.T) {
 		t.Errorf("active = %q, want a", got)
 	}
 }
+
+// TestTornDirectorMetadataIsAskedForAgain kills the device between the three files of the director. The timestamp on disk
+// leads to documents that are not there: the device must not claim to have them, or the server would never send them
+// again and the offer would wait for the next change.
+func TestTornDirectorMetadataIsAskedForAgain(t *testing.T) {
+	t.Parallel()
+	for _, old := range []string{"snapshot.json", "targets.json"} {
+		t.Run(old, func(t *testing.T) {
+			t.Parallel()
+			d := newDevice(t)
+			d.enroll()
+			d.publish("1.1.0", 3, randomImage(t, 1000))
+			d.check()
+			path := filepath.Join(d.state, "director", old)
+			before, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.publish("1.1.1", 4, randomImage(t, 1000))
+			d.check()
+			if err := os.WriteFile(path, before, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			d.restart()
+			if r := d.check(); r.Update == nil || r.Update.Version != "1.1.1" {
+				t.Errorf("after the crash the device is offered %+v, want 1.1.1", r)
+			}
+		})
+	}
+}

@@ -1,9 +1,10 @@
 package client
 
 import (
-	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -138,27 +139,35 @@ func (t *trust) setTime(at time.Time) {
 // keepImage writes the verified documents of the Image repository.
 func (t *trust) keepImage() error {
 	cached := t.image.Cached()
-	files := map[string][]byte{"timestamp.json": cached.Timestamp, "snapshot.json": cached.Snapshot, "targets.json": cached.Targets}
-	for product, doc := range cached.Products {
-		files["product-"+product+".json"] = doc
+	files := []document{{"targets.json", cached.Targets}, {"snapshot.json", cached.Snapshot}, {"timestamp.json", cached.Timestamp}}
+	for _, product := range slices.Sorted(maps.Keys(cached.Products)) {
+		files = slices.Insert(files, 0, document{"product-" + product + ".json", cached.Products[product]})
 	}
 	return t.keep(dirImage, files)
 }
 
 func (t *trust) keepDirector() error {
 	docs := t.director.Cached()
-	return t.keep(dirDirector, map[string][]byte{"timestamp.json": docs.Timestamp, "snapshot.json": docs.Snapshot, "targets.json": docs.Targets})
+	return t.keep(dirDirector, []document{{"targets.json", docs.Targets}, {"snapshot.json", docs.Snapshot}, {"timestamp.json", docs.Timestamp}})
 }
 
-func (t *trust) keep(dir string, files map[string][]byte) error {
-	var errs []error
-	for name, doc := range files {
-		if doc == nil || string(t.store.read(dir+"/"+name, maxDoc)) == string(doc) {
+type document struct {
+	name  string
+	bytes []byte
+}
+
+// keep writes the documents in their order: the timestamp comes last, so that it never stands beside documents that are
+// older than what it leads to.
+func (t *trust) keep(dir string, files []document) error {
+	for _, f := range files {
+		if f.bytes == nil || string(t.store.read(dir+"/"+f.name, maxDoc)) == string(f.bytes) {
 			continue
 		}
-		errs = append(errs, t.store.write(dir+"/"+name, doc))
+		if err := t.store.write(dir+"/"+f.name, f.bytes); err != nil {
+			return err
+		}
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // timestampEnd is when the newest verified image timestamp expires; the zero time without one.

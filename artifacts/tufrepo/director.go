@@ -184,6 +184,17 @@ func (d *Director) Versions() (root, timestamp int64) {
 	return d.root.md.Signed.Version, timestamp
 }
 
+// Complete reports whether snapshot and targets are those that the newest verified timestamp leads to, expired or not. A
+// crash between writing the three files leaves a newer timestamp beside older documents: it stays a floor, and the rest
+// has to be fetched again.
+func (d *Director) Complete() bool {
+	if d.timestamp == nil || d.snapshot == nil || d.targets == nil {
+		return false
+	}
+	return d.snapshot.sum == docOf(d.timestamp.md.Signed.Meta["snapshot.json"]).SHA256 &&
+		d.targets.sum == docOf(d.snapshot.md.Signed.Meta[RoleTargets+".json"]).SHA256
+}
+
 // Cached returns what a client keeps for its next start.
 func (d *Director) Cached() DirectorDocs {
 	var docs DirectorDocs
