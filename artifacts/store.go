@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/cordon-ota/cordon/attestation/digest"
 )
@@ -17,6 +18,7 @@ var (
 	ErrExists         = errors.New("name exists with other bytes")
 	ErrRevision       = errors.New("name was changed in between")
 	ErrUnavailable    = errors.New("store cannot be reached")
+	ErrRetained       = errors.New("store keeps the blob until its lock ends")
 )
 
 // Blobs keeps immutable bytes by their SHA-256.
@@ -42,7 +44,8 @@ type Blobs interface {
 	// Open reads a complete blob from offset; length -1 reads to the end. The reader ends with the context. An offset
 	// below 0 or beyond the end, or a length below -1, is ErrOffset; a length beyond the end is cut there.
 	Open(ctx context.Context, d digest.SHA256, offset, length int64) (io.ReadCloser, error)
-	// Remove deletes a blob or an unfinished upload; removing what is not there is no error.
+	// Remove deletes a blob or an unfinished upload; removing what is not there is no error. A blob that a lock of the
+	// store keeps is ErrRetained.
 	Remove(ctx context.Context, d digest.SHA256) error
 }
 
@@ -68,4 +71,43 @@ const MaxNamedBytes = 8 << 20
 type Store interface {
 	Blobs
 	Names
+}
+
+// Found is a blob, or an unfinished upload, as Walker lists it.
+type Found struct {
+	SHA256   digest.SHA256
+	Size     int64     // of a blob; 0 for an upload
+	Modified time.Time // of the last write, by the store's clock
+}
+
+// Kind is what Walk lists.
+type Kind int
+
+// The kinds.
+const (
+	CompleteBlobs Kind = iota
+	UnfinishedUploads
+)
+
+// Walker finds what lies in a store, so that what nobody needs any more can be removed. Both stores are one.
+//
+// Consistency: what is there from before the call until after it is listed; what comes or goes meanwhile may or may not
+// be. Concurrency and retries as for Blobs.
+type Walker interface {
+	// Walk lists up to limit of the kind in byte order of the digests, after the given one (the zero digest: from the
+	// start). Fewer than limit means that the end was reached.
+	Walk(ctx context.Context, kind Kind, after digest.SHA256, limit int) ([]Found, error)
+	// RemoveUpload throws away what is left of an upload when nothing of it was written since before. It never touches a
+	// complete blob, nor an upload that somebody continues meanwhile. Nothing to remove is no error.
+	RemoveUpload(ctx context.Context, d digest.SHA256, before time.Time) (removed bool, err error)
+}
+
+// Retainer is a Walker whose store can keep blobs from being removed, by anybody with the store's own credentials too:
+// S3 object lock. A store where that is off keeps nothing and reports the zero time.
+type Retainer interface {
+	// Retain keeps a complete blob for as long as the store is configured to; Remove is ErrRetained until then. A lock is
+	// only ever made longer.
+	Retain(ctx context.Context, d digest.SHA256) error
+	// Retained says until when the blob is kept, the zero time for not at all.
+	Retained(ctx context.Context, d digest.SHA256) (until time.Time, err error)
 }

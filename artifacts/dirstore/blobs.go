@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/attestation/digest"
 )
 
@@ -165,9 +166,11 @@ func (s *Store) finish(p *part, d digest.SHA256, size int64) error {
 	if err := makeDir(filepath.Dir(path)); err != nil {
 		return err
 	}
+	crash.Here(crash.BlobChecked)
 	if err := os.Rename(p.f.Name(), path); err != nil {
 		return unavailable("rename", err)
 	}
+	crash.Here(crash.BlobRenamed)
 	return errors.Join(syncDir(filepath.Dir(path)), syncDir(filepath.Join(s.dir, "uploads")))
 }
 

@@ -36,7 +36,10 @@ type Store struct {
 	free    func(dir string) (uint64, error)                      // room in bytes; a test says how much
 }
 
-var _ artifacts.Store = (*Store)(nil)
+var (
+	_ artifacts.Store  = (*Store)(nil)
+	_ artifacts.Walker = (*Store)(nil)
+)
 
 // Open opens the store in dir and creates what is missing. Temporary files that a dead process left are removed;
 // unfinished uploads stay, so that they can be continued. A directory that cannot be written wraps

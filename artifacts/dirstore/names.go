@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/attestation/digest"
 )
 
@@ -148,8 +149,10 @@ func (s *Store) replace(path string, data []byte) error {
 		err = f.Sync()
 	}
 	if err == nil {
+		crash.Here(crash.NameWritten)
 		err = os.Rename(temp, path)
 	}
+	crash.Here(crash.NameRenamed)
 	if err != nil {
 		_ = os.Remove(temp) // else Open removes it
 		return unavailable("write", err)

@@ -1,8 +1,11 @@
 package provenance_test
 
 import (
+	"errors"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
 
@@ -52,13 +55,14 @@ func TestRefusesKeylessOfOthers(t *testing.T) {
 		change func(*identity)
 		words  string
 	}{
-		"issuer":             {func(i *identity) { i.issuer = "https://evil.example" }, "no publisher of the policy"},
-		"issuer with suffix": {func(i *identity) { i.issuer += ".evil.example" }, "no publisher of the policy"},
-		"subject":            {func(i *identity) { i.subject = "https://ci.example/acme/firmware/test.yml@refs/tags/v1" }, "no publisher of the policy"},
-		"subject prefix":     {func(i *identity) { i.subject += "0" }, "no publisher of the policy"},
-		"repository":         {func(i *identity) { i.repository = "https://ci.example/fork/firmware" }, "no publisher of the policy"},
-		"ref":                {func(i *identity) { i.ref = "refs/heads/main" }, `from ref "refs/heads/main"`},
-		"no SCT":             {func(i *identity) { i.withoutSCT = true }, "certificate transparency log"},
+		"issuer":                     {func(i *identity) { i.issuer = "https://evil.example" }, `wrong issuer: the certificate says "https://evil.example", publisher "ci" wants "https://ci.example"; next: take the identity token`},
+		"issuer with suffix":         {func(i *identity) { i.issuer += ".evil.example" }, "wrong issuer"},
+		"subject":                    {func(i *identity) { i.subject = "https://ci.example/acme/firmware/test.yml@refs/tags/v1" }, "wrong subject"},
+		"subject prefix":             {func(i *identity) { i.subject += "0" }, "wrong subject"},
+		"repository":                 {func(i *identity) { i.repository = "https://ci.example/fork/firmware" }, `wrong repository: the certificate says "https://ci.example/fork/firmware", publisher "ci" wants "https://ci.example/acme/firmware"`},
+		"ref":                        {func(i *identity) { i.ref = "refs/heads/main" }, `wrong ref: the certificate says "refs/heads/main", publisher "ci" wants one of ["refs/tags/v0" "refs/tags/v1"]`},
+		"no SCT":                     {func(i *identity) { i.withoutSCT = true }, "missing SCT"},
+		"expired before it was used": {func(i *identity) { i.notAfter = time.Now().Add(-time.Hour) }, "expired certificate: it was valid from"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -80,17 +84,25 @@ func TestRefusesBrokenKeylessBundles(t *testing.T) {
 		change func(*protobundle.Bundle)
 		words  string
 	}{
-		"no log entry":    {func(b *protobundle.Bundle) { b.VerificationMaterial.TlogEntries = nil }, "transparency log"},
-		"no timestamp":    {func(b *protobundle.Bundle) { b.VerificationMaterial.TimestampVerificationData = nil }, "timestamp authority"},
-		"other payload":   {func(b *protobundle.Bundle) { b.GetDsseEnvelope().Payload = payload(t, higher) }, "for other bytes"},
-		"other signature": {func(b *protobundle.Bundle) { b.GetDsseEnvelope().Signatures[0].Sig[20] ^= 1 }, "for other bytes"},
+		"no log entry":    {func(b *protobundle.Bundle) { b.VerificationMaterial.TlogEntries = nil }, "missing log entry"},
+		"no timestamp":    {func(b *protobundle.Bundle) { b.VerificationMaterial.TimestampVerificationData = nil }, "missing timestamp"},
+		"other payload":   {func(b *protobundle.Bundle) { b.GetDsseEnvelope().Payload = payload(t, higher) }, "tampered statement"},
+		"other signature": {func(b *protobundle.Bundle) { b.GetDsseEnvelope().Signatures[0].Sig[20] ^= 1 }, "tampered statement"},
 		"broken certificate": {func(b *protobundle.Bundle) {
 			c := b.VerificationMaterial.GetCertificate()
 			c.RawBytes = c.RawBytes[:len(c.RawBytes)-3]
 		}, "certificate cannot be read"},
 		"broken inclusion proof": {func(b *protobundle.Bundle) {
 			b.VerificationMaterial.TlogEntries[0].InclusionProof.RootHash[0] ^= 1
-		}, "transparency log"},
+		}, "wrong log entry"},
+		"timestamp of another signature": {func(b *protobundle.Bundle) {
+			other := must(s.virtual.TimestampResponse([]byte("another signature")))(t)
+			b.VerificationMaterial.TimestampVerificationData.Rfc3161Timestamps[0].SignedTimestamp = other
+		}, "wrong timestamp"},
+		"timestamp of another authority": {func(b *protobundle.Bundle) {
+			other := must(newStack(t).virtual.TimestampResponse(b.GetDsseEnvelope().Signatures[0].Sig))(t)
+			b.VerificationMaterial.TimestampVerificationData.Rfc3161Timestamps[0].SignedTimestamp = other
+		}, "untrusted instance: the timestamp is of none of the 1 authorities"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -105,7 +117,7 @@ func TestRefusesKeylessFromOtherSigstore(t *testing.T) {
 	t.Parallel()
 	b := newStack(t).sign(t, ci, payload(t, release()), nil)
 	res, err := provenance.Verify(b, policy(1, ciPublisher()), provenance.Options{TrustedRootJSON: newStack(t).trustedRootJSON})
-	wantRefused(t, res, err, "transparency log")
+	wantRefused(t, res, err, "untrusted instance: the log entry is of the log")
 }
 
 // Each of the parts alone must be ours: a log and an authority that we trust do not make a foreign CA good.
@@ -115,7 +127,74 @@ func TestRefusesForeignCA(t *testing.T) {
 	foreign := newStack(t)
 	foreign.virtual, foreign.ctKey = s.virtual, s.ctKey
 	res, err := provenance.Verify(foreign.sign(t, ci, payload(t, release()), nil), policy(1, ciPublisher()), provenance.Options{TrustedRootJSON: s.trustedRootJSON})
-	wantRefused(t, res, err, "does not chain to a CA")
+	wantRefused(t, res, err, "untrusted instance: the certificate of issuer")
+}
+
+func TestRefusesForeignCTLog(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	foreign := *s
+	foreign.ctKey = newKey(t)
+	res, err := provenance.Verify(foreign.sign(t, ci, payload(t, release()), nil), policy(1, ciPublisher()), provenance.Options{TrustedRootJSON: s.trustedRootJSON})
+	wantRefused(t, res, err, "untrusted instance: the certificate's SCT")
+}
+
+// With several publishers the message is about the one that comes closest.
+func TestNamesTheClosestPublisher(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	other := ciPublisher()
+	other.Name, other.Issuer = "other", "https://other.example"
+	main := ciPublisher()
+	main.Name, main.Refs = "main", []string{"refs/heads/main"}
+	for _, publishers := range [][]artifacts.Publisher{{other, main}, {main, other}} {
+		res, err := provenance.Verify(s.sign(t, ci, payload(t, release()), nil), policy(1, publishers...), provenance.Options{TrustedRootJSON: s.trustedRootJSON})
+		wantRefused(t, res, err, `wrong ref: the certificate says "refs/tags/v1", publisher "main" wants one of ["refs/heads/main"]`)
+	}
+}
+
+// However long the names are, what to do is said, and the server does not have to cut the sentence.
+func TestLongIdentitiesDoNotHideTheNextStep(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	long := identity{
+		issuer: "https://" + strings.Repeat("i", 400), subject: "https://" + strings.Repeat("s", 400), repository: "https://" + strings.Repeat("r", 400), ref: strings.Repeat("f", 400),
+	}
+	res, err := provenance.Verify(s.sign(t, long, payload(t, release()), nil), policy(1, ciPublisher()), provenance.Options{TrustedRootJSON: s.trustedRootJSON})
+	wantRefused(t, res, err, "wrong issuer", "wrong subject", "next: take the identity token from the CI")
+	if n := len(res.Refusals[0].Detail); n > 1024 {
+		t.Errorf("the detail has %d bytes", n)
+	}
+}
+
+// A signer asks about its certificate before it uses it.
+func TestIdentify(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	p := policy(1, keyPublisher(t, "vendor", newKey(t)), ciPublisher())
+	opts := provenance.Options{TrustedRootJSON: s.trustedRootJSON}
+	if got, err := provenance.Identify(s.leaf(t, ci, newKey(t)).Raw, p, opts); err != nil || got != "ci" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	stranger := ci
+	stranger.subject = "https://ci.example/fork/firmware/release.yml@refs/tags/v1"
+	_, err := provenance.Identify(s.leaf(t, stranger, newKey(t)).Raw, p, opts)
+	if !errors.Is(err, provenance.ErrIdentity) || !strings.Contains(err.Error(), "wrong subject") || !strings.HasPrefix(provenance.NextStep(err.Error()), "publish from the workflow") {
+		t.Errorf("got %v", err)
+	}
+	for _, der := range [][]byte{nil, []byte("x")} {
+		if _, err := provenance.Identify(der, p, opts); !errors.Is(err, provenance.ErrIdentity) {
+			t.Errorf("%q: got %v", der, err)
+		}
+	}
+	if _, err := provenance.Identify(s.leaf(t, ci, newKey(t)).Raw, policy(1, keyPublisher(t, "vendor", newKey(t))), opts); !errors.Is(err, provenance.ErrIdentity) {
+		t.Errorf("keys only: got %v", err)
+	}
+	for name, other := range map[string]provenance.Options{"no trusted root": {}, "untrusted instance": {TrustedRootJSON: newStack(t).trustedRootJSON}} {
+		if _, err := provenance.Identify(s.leaf(t, ci, newKey(t)).Raw, p, other); !errors.Is(err, provenance.ErrIdentity) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
 }
 
 func TestKeylessNeedsTrustedRoot(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/sigstore/sigstore-go/pkg/root"
@@ -123,13 +124,18 @@ func Split(document []byte) ([][]byte, error) {
 func refusal(format string, args ...any) artifacts.Refusal {
 	detail := fmt.Sprintf(format, args...)
 	if len(detail) > maxDetail {
-		detail = detail[:maxDetail] + "..."
+		what, next, _ := strings.Cut(detail, NextMark) // what to do is worth more than all of what was seen
+		next = next[:min(len(next), maxDetail/2)]
+		detail = what[:min(len(what), maxDetail-len(next))] + "..."
+		if next != "" {
+			detail += NextMark + next
+		}
 	}
 	return artifacts.Refusal{Reason: reason.PublisherRefused, Detail: detail}
 }
 
 // maxDetail bounds a refusal's text: parts of it come from the bundle.
-const maxDetail = 1200
+const maxDetail = 960
 
 // parseTrustedRoot reads the trusted root; nil bytes give nil.
 func parseTrustedRoot(b []byte) (tr *root.TrustedRoot, err error) {

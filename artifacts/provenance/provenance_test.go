@@ -70,7 +70,7 @@ func signed(t testing.TB, payload []byte, key *ecdsa.PrivateKey) []byte {
 }
 
 // wantRefused checks that the one reason is given, that no statement leaks out, and that the text helps.
-func wantRefused(t *testing.T, res provenance.Result, err error, words string) {
+func wantRefused(t *testing.T, res provenance.Result, err error, words ...string) {
 	t.Helper()
 	if err != nil {
 		t.Fatalf("got error %v, want a refusal", err)
@@ -85,8 +85,10 @@ func wantRefused(t *testing.T, res provenance.Result, err error, words string) {
 		}
 		text.WriteString(r.Detail + "\n")
 	}
-	if !strings.Contains(text.String(), words) {
-		t.Errorf("got details %q, want them to say %q", text.String(), words)
+	for _, w := range words {
+		if !strings.Contains(text.String(), w) {
+			t.Errorf("got details %q, want them to say %q", text.String(), w)
+		}
 	}
 	if res.Statement.Type != "" {
 		t.Error("a refused result carries a statement")

@@ -104,6 +104,7 @@ func (s *stack) ctLogID(t *testing.T) [32]byte {
 type identity struct {
 	issuer, subject, repository, ref string
 	withoutSCT                       bool
+	notAfter                         time.Time // zero: it lives ten minutes from now on
 }
 
 func (s *stack) leaf(t *testing.T, id identity, key crypto.Signer) *x509.Certificate {
@@ -117,6 +118,9 @@ func (s *stack) leaf(t *testing.T, id identity, key crypto.Signer) *x509.Certifi
 		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(10 * time.Minute),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
 		ExtraExtensions: []pkix.Extension{extension(8, id.issuer), extension(12, id.repository), extension(14, id.ref)},
+	}
+	if !id.notAfter.IsZero() {
+		template.NotBefore, template.NotAfter = id.notAfter.Add(-10*time.Minute), id.notAfter
 	}
 	create := func() *x509.Certificate {
 		der := must(x509.CreateCertificate(rand.Reader, template, s.caCert, key.Public(), s.caKey))(t)

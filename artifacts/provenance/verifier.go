@@ -58,7 +58,7 @@ func newVerifier(policy artifacts.Policy, opts Options) (*verifier, error) {
 		if err != nil {
 			return nil, err
 		}
-		keys[hint], v.keyed[hint] = key, p.Name
+		keys[hint], keys[otherHint(hint)], v.keyed[hint] = key, key, p.Name
 	}
 	v.keys = root.NewTrustedPublicKeyMaterialFromMapping(keys)
 	return v, nil
@@ -159,7 +159,7 @@ func (v *verifier) verifySigner(b *bundle.Bundle, subjects verify.ArtifactPolicy
 
 // verifyKeyed and verifyKeyless need two configurations: a key has no certificate that could carry an SCT.
 func (v *verifier) verifyKeyed(b *bundle.Bundle, hint string, subjects verify.ArtifactPolicyOption) (string, error) {
-	publisher, ok := v.keyed[hint]
+	publisher, ok := v.keyed[ownHint(hint)]
 	if !ok {
 		return "", fmt.Errorf("it was signed with the key %.80q, which is no publisher of the policy (%s): sign with one of those, or add the key with 'cordon-sign product set'", hint, v.knownKeys())
 	}
@@ -168,7 +168,7 @@ func (v *verifier) verifyKeyed(b *bundle.Bundle, hint string, subjects verify.Ar
 		return "", fmt.Errorf("cannot prepare verification: %w", err)
 	}
 	if _, err := sigstore.Verify(b, verify.NewPolicy(subjects, verify.WithKey())); err != nil {
-		return "", fmt.Errorf("it names the key of publisher %q, but %w", publisher, explain(err))
+		return "", fmt.Errorf("it names the key of publisher %q, but %w", publisher, explainKeyed(err))
 	}
 	return publisher, nil
 }
@@ -210,7 +210,7 @@ func (v *verifier) verifyKeyless(b *bundle.Bundle, subjects verify.ArtifactPolic
 	}
 	result, err := sigstore.Verify(b, verify.NewPolicy(subjects, identities...))
 	if err != nil {
-		return "", explain(err)
+		return "", v.explain(b, sigstore, err)
 	}
 	return v.publisherOf(result)
 }
@@ -234,30 +234,14 @@ func (v *verifier) publisherOf(result *verify.VerificationResult) (string, error
 	if result == nil || result.Signature == nil || result.Signature.Certificate == nil {
 		return "", errors.New("the verifier returned no certificate")
 	}
-	c := result.Signature.Certificate
-	for _, p := range v.keyless {
-		sameIdentity := c.Issuer == p.Issuer && c.SubjectAlternativeName == p.Subject
-		sameRepository := p.SourceRepository == "" || c.SourceRepositoryURI == p.SourceRepository
-		if !sameIdentity || !sameRepository {
-			continue
-		}
-		if len(p.Refs) > 0 && !slices.Contains(p.Refs, c.SourceRepositoryRef) {
-			return "", fmt.Errorf("publisher %q signed it from ref %.200q, the policy allows %.400q: release from one of those", p.Name, c.SourceRepositoryRef, p.Refs)
-		}
-		return p.Name, nil
-	}
-	return "", fmt.Errorf("its certificate (issuer %.200q, subject %.200q, repository %.200q) is no publisher of the policy", c.Issuer, c.SubjectAlternativeName, c.SourceRepositoryURI)
+	return match(*result.Signature.Certificate, v.keyless)
 }
 
 // checkLeafKey keeps one algorithm: ECDSA P-256, which is also what cordon-sign and cosign use.
 func checkLeafKey(b *bundle.Bundle) error {
-	content, err := b.VerificationContent()
+	leaf, err := leafOf(b)
 	if err != nil {
-		return fmt.Errorf("its certificate cannot be read: %w", err)
-	}
-	leaf := content.Certificate()
-	if leaf == nil {
-		return errors.New("it carries no certificate")
+		return err
 	}
 	key, ok := leaf.PublicKey.(*ecdsa.PublicKey)
 	if !ok || key.Curve != elliptic.P256() {

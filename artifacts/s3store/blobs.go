@@ -78,7 +78,7 @@ func (s *Store) Stat(ctx context.Context, d digest.SHA256) (int64, error) {
 	return size, err
 }
 
-// Remove deletes a blob or an unfinished upload.
+// Remove deletes a blob or an unfinished upload. A blob that is locked is artifacts.ErrRetained and stays readable.
 func (s *Store) Remove(ctx context.Context, d digest.SHA256) error {
 	for round := 0; ; round++ {
 		u, err := s.standing(ctx, d, artifacts.MaxImageBytes)
@@ -94,6 +94,9 @@ func (s *Store) Remove(ctx context.Context, d digest.SHA256) error {
 		if round >= 10 {
 			return fmt.Errorf("%w: cannot remove %s: another one keeps uploading it", artifacts.ErrUnavailable, d)
 		}
+	}
+	if s.features.Versioning {
+		return s.removeVersions(ctx, s.blobKey(d))
 	}
 	return s.remove(ctx, s.blobKey(d))
 }

@@ -17,7 +17,8 @@ import (
 // is the order of names.
 const leafMark = "!"
 
-// pageKeys is how many keys one request lists at most; S3 allows no more.
+// pageKeys is how many keys one request lists; S3 allows no more. Always as many: MinIO ends a list early when it is asked
+// for a few keys after one in another folder.
 const pageKeys = 1000
 
 // Load returns a document and its revision, which is the object's ETag.
@@ -94,7 +95,7 @@ func (s *Store) listOnce(ctx context.Context, prefix, after string, limit int) (
 	ctx, cancel := context.WithCancel(ctx) // ends the listing when there are enough
 	defer cancel()
 	root := s.prefix + "names/"
-	options := minio.ListObjectsOptions{Prefix: root + prefix, Recursive: true, MaxKeys: min(limit, pageKeys)}
+	options := minio.ListObjectsOptions{Prefix: root + prefix, Recursive: true, MaxKeys: pageKeys}
 	if after != "" {
 		options.StartAfter = root + after + leafMark
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/minio/minio-go/v7"
@@ -35,8 +36,13 @@ var errChanged = errors.New("object was changed in between")
 // get reads a whole object of at most limit bytes and returns its ETag. Bytes that differ from the sum stored with
 // them are errDamaged.
 func (s *Store) get(ctx context.Context, key string, limit int64) (data []byte, etag string, err error) {
+	return s.getInto(ctx, key, limit, nil)
+}
+
+// getInto is get into buf, as far as its capacity goes.
+func (s *Store) getInto(ctx context.Context, key string, limit int64, buf []byte) (data []byte, etag string, err error) {
 	err = s.try(ctx, "read "+key, func(int) error {
-		data, etag, err = s.getOnce(ctx, key, limit)
+		data, etag, err = s.getOnce(ctx, key, limit, buf)
 		return err
 	})
 	return data, etag, err
@@ -45,7 +51,7 @@ func (s *Store) get(ctx context.Context, key string, limit int64) (data []byte, 
 // errDamaged: an object is not what was written.
 var errDamaged = errors.New("object does not have the bytes that were written")
 
-func (s *Store) getOnce(ctx context.Context, key string, limit int64) ([]byte, string, error) {
+func (s *Store) getOnce(ctx context.Context, key string, limit int64, buf []byte) ([]byte, string, error) {
 	body, info, _, err := s.core.GetObject(ctx, s.bucket, key, minio.GetObjectOptions{})
 	if err != nil {
 		return nil, "", err
@@ -54,12 +60,17 @@ func (s *Store) getOnce(ctx context.Context, key string, limit int64) ([]byte, s
 	if info.Size > limit {
 		return nil, "", fmt.Errorf("%w: %q has %d of them, at most %d are expected", errDamaged, key, info.Size, limit)
 	}
-	// With a length announced, a body that ends early is io.ErrUnexpectedEOF.
-	data, err := io.ReadAll(io.LimitReader(body, limit+1))
-	if err != nil {
+	if info.Size < 0 || !validETag(info.ETag) {
+		return nil, "", fmt.Errorf("%w: %q comes without its length or without an ETag", errAnswer, key)
+	}
+	data := slices.Grow(buf[:0], int(info.Size))[:info.Size] // all at once: the tail of an upload has megabytes
+	if _, err := io.ReadFull(body, data); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
 		return nil, "", err
 	}
-	if int64(len(data)) != info.Size || !validETag(info.ETag) {
+	if hasMore(ctx, body) {
 		return nil, "", fmt.Errorf("%w: %q comes without its length or without an ETag", errAnswer, key)
 	}
 	if want := info.UserMetadata[sumMetadata]; want != "" && want != digest.Of(data).String() {
@@ -140,8 +151,14 @@ func (s *Store) checksumHeader(sum digest.SHA256) http.Header {
 	return http.Header{"X-Amz-Checksum-Sha256": {base64.StdEncoding.EncodeToString(sum[:])}}
 }
 
-// remove deletes an object; one that is not there is no error.
+// remove deletes an object; one that is not there is no error. In a bucket with versioning its versions go too, unless a
+// lock of the bucket's own keeps them: then it is only hidden.
 func (s *Store) remove(ctx context.Context, key string) error {
+	if s.features.Versioning {
+		if err := s.removeVersions(ctx, key); !errors.Is(err, artifacts.ErrRetained) {
+			return err
+		}
+	}
 	err := s.try(ctx, "remove "+key, func(int) error {
 		return s.core.RemoveObject(ctx, s.bucket, key, minio.RemoveObjectOptions{})
 	})

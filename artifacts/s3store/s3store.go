@@ -10,10 +10,13 @@
 // noticed by TUF, the bundle or the digest.
 //
 // Layout under the prefix: blobs/<hex>, uploads/<hex> (how far an upload is) beside uploads/<hex>.<random> (its last
-// bytes), names/<name>!, probe. Only List lists. What a crash can leave behind is an unfinished multipart upload or one
-// uploads/<hex>.<random>: a lifecycle rule that aborts incomplete multipart uploads after some days bounds the first.
-// The access key needs s3:GetObject, s3:PutObject, s3:DeleteObject and s3:AbortMultipartUpload below the prefix and
-// s3:ListBucket on the bucket, without which a missing object answers 403 instead of 404.
+// bytes), names/<name>!, probe. Only List and Walk list. What a crash can leave behind is an unfinished multipart upload
+// or one uploads/<hex>.<random>: Walk finds both and RemoveUpload removes them.
+// The access key needs s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and s3:ListMultipartUploadParts
+// below the prefix, and s3:ListBucket and s3:ListBucketMultipartUploads on the bucket; without s3:ListBucket a missing
+// object answers 403 instead of 404. In a bucket with versioning Remove removes versions, or nothing would ever be freed:
+// that needs s3:ListBucketVersions and s3:DeleteObjectVersion. Object lock needs s3:PutObjectRetention and
+// s3:GetObjectRetention. What neither of them has is used like a plain bucket.
 package s3store
 
 import (
@@ -66,18 +69,32 @@ type Config struct {
 	OmitChecksums bool
 	// Optional: a connection on which nothing moves for this long is given up; default 2 minutes.
 	IdleTimeout time.Duration
+	// Optional: URL of the server as devices reach it, for presigned URLs; default Endpoint.
+	PublicEndpoint string
+	LockMode       LockMode         // Optional: Retain locks blobs in this mode, in a bucket with object lock
+	LockFor        time.Duration    // how long; needed with LockMode
+	Now            func() time.Time // Optional: time.Now; says until when a lock runs
 }
 
 // Store is a bucket with artifacts. All methods may be called at once.
 type Store struct {
 	core      *minio.Core
+	public    *minio.Core // signs URLs; never connects
 	bucket    string
 	prefix    string // empty or with a slash at its end
 	checksums bool
 	attempts  int // a test that wants to see each failure sets 1
+	features  Features
+	lockMode  LockMode
+	lockFor   time.Duration
+	now       func() time.Time
 }
 
-var _ artifacts.Store = (*Store)(nil)
+var (
+	_ artifacts.Store    = (*Store)(nil)
+	_ artifacts.Walker   = (*Store)(nil)
+	_ artifacts.Retainer = (*Store)(nil)
+)
 
 // Open connects to the bucket and checks that the key may write there and that the server holds to conditional writes.
 // It returns ErrConfig for a Config that cannot work, and ErrBucket, ErrCredentials or ErrServer, each with what to do.
@@ -90,13 +107,19 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := s.probe(ctx); err != nil {
 		return nil, err
 	}
+	if err := s.learn(ctx); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
 func newStore(cfg Config) (*Store, error) {
-	secure, host, err := cfg.endpoint()
+	secure, host, err := splitEndpoint(cfg.Endpoint)
 	if err != nil {
 		return nil, fmt.Errorf("%w: endpoint: %w", ErrConfig, err)
+	}
+	if err := cfg.validLock(); err != nil {
+		return nil, err
 	}
 	if err := s3utils.CheckValidBucketNameStrict(cfg.Bucket); err != nil {
 		return nil, fmt.Errorf("%w: bucket %.80q: %w", ErrConfig, cfg.Bucket, err)
@@ -130,12 +153,38 @@ func newStore(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	return &Store{core: core, bucket: cfg.Bucket, prefix: prefix, checksums: !cfg.OmitChecksums, attempts: attempts}, nil
+	s := &Store{core: core, public: core, bucket: cfg.Bucket, prefix: prefix, checksums: !cfg.OmitChecksums, attempts: attempts,
+		lockMode: cfg.LockMode, lockFor: cfg.LockFor, now: cfg.Now}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if cfg.PublicEndpoint == "" {
+		return s, nil
+	}
+	public := *options
+	if public.Secure, host, err = splitEndpoint(cfg.PublicEndpoint); err != nil {
+		return nil, fmt.Errorf("%w: public endpoint: %w", ErrConfig, err)
+	}
+	if s.public, err = minio.NewCore(host, &public); err != nil {
+		return nil, fmt.Errorf("%w: public endpoint: %w", ErrConfig, err)
+	}
+	return s, nil
 }
 
-// endpoint splits the URL; one without a scheme means https.
-func (c Config) endpoint() (secure bool, host string, err error) {
-	text := c.Endpoint
+func (c Config) validLock() error {
+	switch {
+	case c.LockMode != LockNone && c.LockMode != LockGovernance && c.LockMode != LockCompliance:
+		return fmt.Errorf("%w: lock mode %.20q is neither %q nor %q", ErrConfig, c.LockMode, LockGovernance, LockCompliance)
+	case c.LockMode != LockNone && (c.LockFor < 24*time.Hour || c.LockFor > farAway):
+		return fmt.Errorf("%w: a lock runs for at least a day", ErrConfig)
+	case c.LockMode == LockNone && c.LockFor != 0:
+		return fmt.Errorf("%w: a time to lock blobs for needs a lock mode", ErrConfig)
+	}
+	return nil
+}
+
+// splitEndpoint takes a URL apart; one without a scheme means https.
+func splitEndpoint(text string) (secure bool, host string, err error) {
 	if !strings.Contains(text, "://") {
 		text = "https://" + text
 	}

@@ -371,6 +371,10 @@ func TestPrefixesKeepStoresApart(t *testing.T) {
 func TestListBeyondOnePage(t *testing.T) {
 	t.Parallel()
 	s, _ := newStore(t)
+	testListBeyondOnePage(t, s)
+}
+
+func testListBeyondOnePage(t *testing.T, s *s3store.Store) {
 	var wg sync.WaitGroup
 	for worker := range 10 {
 		wg.Go(func() {

@@ -56,14 +56,14 @@ func (u *upload) loadTail(ctx context.Context) error {
 	if u.st.Tail.Length == 0 {
 		return nil
 	}
-	data, _, err := u.s.get(ctx, u.tailKey(u.st.Tail), u.st.Tail.Length)
+	data, _, err := u.s.getInto(ctx, u.tailKey(u.st.Tail), u.st.Tail.Length, u.buf)
 	if err != nil && !errors.Is(err, errDamaged) {
 		return err
 	}
 	if err != nil || digest.Of(data) != u.st.Tail.SHA256 {
 		return fmt.Errorf("%w: its last bytes are not what was written", errGone)
 	}
-	u.buf = append(u.buf, data...)
+	u.buf = data // with room for the rest of the part
 	return nil
 }
 

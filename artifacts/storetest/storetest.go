@@ -1,7 +1,7 @@
 // Package storetest is the one contract suite that every artifacts.Store passes.
 //
-// It promises to hold each sentence of the comments on artifacts.Blobs and artifacts.Names; it refuses to know how a
-// store works inside. It is imported by tests only.
+// It promises to hold each sentence of the comments on artifacts.Blobs, artifacts.Names and artifacts.Walker; it refuses
+// to know how a store works inside. It is imported by tests only.
 package storetest
 
 import (
@@ -37,7 +37,7 @@ func Run(t *testing.T, open func(t *testing.T) artifacts.Store, options ...Optio
 	for _, o := range options {
 		o(s)
 	}
-	for _, tests := range []map[string]func(*testing.T, artifacts.Store){blobTests, uploadTests, nameTests} {
+	for _, tests := range []map[string]func(*testing.T, artifacts.Store){blobTests, uploadTests, nameTests, walkTests} {
 		for name, test := range tests {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()

@@ -10,6 +10,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/attestation/digest"
 )
 
@@ -56,6 +57,7 @@ func Publish(ctx context.Context, store artifacts.Names, objects []Object, times
 			return fmt.Errorf("cannot publish %s: %w", o.Name, err)
 		}
 	}
+	crash.Here(crash.PublishObjects)
 	if err := p.checkComplete(ctx, docOf(next.Signed.Meta["snapshot.json"])); err != nil {
 		return err
 	}
@@ -65,6 +67,7 @@ func Publish(ctx context.Context, store artifacts.Names, objects []Object, times
 	if _, err := store.Swap(ctx, StorePrefix+TimestampName, revision, timestamp); err != nil {
 		return fmt.Errorf("cannot publish timestamp: %w", err)
 	}
+	crash.Here(crash.PublishVisible)
 	return nil
 }
 
