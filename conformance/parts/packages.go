@@ -34,6 +34,10 @@ func packages() []Package {
 		{Name: "sbsigntool", Commands: []string{"sbsign", "sbverify", "sbattach"}},
 		{Name: "cpio", Commands: []string{"cpio"}},
 		{Name: "postgresql-15", Files: []string{postgresGlob}},
+		{Name: "iproute2", Commands: []string{"ip"}},
+		{Name: "nftables", Commands: []string{"nft"}},
+		{Name: "freeradius", Commands: []string{"freeradius"}},
+		{Name: "freeradius-utils", Commands: []string{"radclient"}},
 	}
 }
 

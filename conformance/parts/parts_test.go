@@ -43,6 +43,14 @@ func child(dir string) {
 	}
 	fmt.Println(tpm.PID(), filepath.Dir(tpm.Socket()))
 	fmt.Println(postgres.PID(), postgres.Dir())
+	sigstore, err := parts.StartSigstore(context.Background(), "")
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	for _, pid := range sigstore.PIDs() {
+		fmt.Println(pid, filepath.Dir(sigstore.TrustedRoot()))
+	}
 	select {}
 }
 
@@ -66,8 +74,9 @@ func TestNothingOutlivesItsStarter(t *testing.T) {
 		pid int
 		dir string
 	}
+	const want = 5 // TPM, PostgreSQL and three of the Sigstore
 	var list []started
-	for lines := bufio.NewScanner(stdout); len(list) < 2 && lines.Scan(); {
+	for lines := bufio.NewScanner(stdout); len(list) < want && lines.Scan(); {
 		pid, dir, _ := strings.Cut(lines.Text(), " ")
 		n, err := strconv.Atoi(pid)
 		if err != nil {
@@ -75,8 +84,8 @@ func TestNothingOutlivesItsStarter(t *testing.T) {
 		}
 		list = append(list, started{n, dir})
 	}
-	if len(list) != 2 {
-		t.Fatalf("the child started %d parts, want 2", len(list))
+	if len(list) != want {
+		t.Fatalf("the child started %d processes, want %d", len(list), want)
 	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)

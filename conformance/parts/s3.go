@@ -15,9 +15,7 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -29,16 +27,17 @@ import (
 
 // The S3 server: versitygw (Apache-2.0) over a folder. It is a process of its own because it changes its working folder
 // and allows one gateway per process, and because its module drags in five message brokers.
-const (
-	versitygwPackage = "github.com/versity/versitygw/cmd/versitygw"
-	versitygwVersion = "v1.8.0"
-	s3Region         = "us-east-1"
-)
+func versitygw() goTool {
+	return goTool{name: "versitygw", pkg: "github.com/versity/versitygw/cmd/versitygw", version: "v1.8.0"}
+}
+
+const s3Region = "us-east-1"
 
 // S3 is a running S3 server with TLS on a loopback port.
 type S3 struct {
 	dir       string
 	temp      string // removed by Stop; empty when the caller named the folder
+	server    s3Server
 	program   string
 	port      int
 	accessKey string
@@ -51,11 +50,28 @@ type S3 struct {
 // server. The first call on a machine builds the server, which takes minutes and needs the Go module proxy; the result
 // stays in the cache.
 func StartS3(ctx context.Context, dir string) (*S3, error) {
-	program, err := versitygw(ctx)
+	return startS3(ctx, dir, s3Server{tool: versitygw(), argv: versitygwArgv, accessVariable: "ROOT_ACCESS_KEY", secretVariable: "ROOT_SECRET_KEY"})
+}
+
+// s3Server is what one server program has of its own.
+type s3Server struct {
+	tool                           goTool
+	argv                           func(s *S3) []string // arguments
+	env                            []string
+	accessVariable, secretVariable string
+}
+
+func versitygwArgv(s *S3) []string {
+	return []string{"--port", s.address(), "--cert", s.CertificateFile(), "--key", filepath.Join(s.dir, "certs", "private.key"),
+		"--region", s3Region, "--keep-alive", "--quiet", "posix", "--versioning-dir", filepath.Join(s.dir, "versions"), filepath.Join(s.dir, "data")}
+}
+
+func startS3(ctx context.Context, dir string, server s3Server) (*S3, error) {
+	program, err := server.tool.build(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s := &S3{program: program, accessKey: "K" + rand.Text()[:19], secretKey: rand.Text()}
+	s := &S3{server: server, program: program, accessKey: "K" + rand.Text()[:19], secretKey: rand.Text()}
 	for range 3 {
 		if err = s.prepare(dir); err != nil {
 			break
@@ -75,29 +91,6 @@ func StartS3(ctx context.Context, dir string) (*S3, error) {
 	return nil, err
 }
 
-// versitygw returns the path of the server program, built from its module when it is not in the cache.
-func versitygw(ctx context.Context) (string, error) {
-	key := "versitygw-" + versitygwVersion + "-" + runtime.Version()
-	dir, err := Cached(ctx, "bin", key, func(ctx context.Context, dir string) error {
-		goTool, err := command("go")
-		if err != nil {
-			return fmt.Errorf("cannot build versitygw: %w", err)
-		}
-		cmd := exec.CommandContext(ctx, goTool, "install", versitygwPackage+"@"+versitygwVersion)
-		cmd.Dir = "/" // outside every module, so that no go.mod of ours takes part
-		cmd.Env = append(os.Environ(), "GOBIN="+dir, "GOFLAGS=-buildvcs=false -trimpath", "CGO_ENABLED=0", "GOWORK=off")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%w: versitygw (%w); with the Go module proxy within reach, run: GOBIN=%s go install %s@%s\n%s",
-				ErrMissing, err, "DIR", versitygwPackage, versitygwVersion, tail(out))
-		}
-		return nil
-	})
-	if err != nil {
-		return "", err
-	}
-	return filepath.Join(dir, "versitygw"), nil
-}
-
 // prepare makes the folders and the certificate.
 func (s *S3) prepare(dir string) error {
 	if s.dir != "" {
@@ -113,7 +106,9 @@ func (s *S3) prepare(dir string) error {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return fmt.Errorf("cannot use folder for the S3 server: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Join(dir, "data"), 0o700); err != nil {
+	certs := filepath.Join(dir, "certs") // as MinIO looks for them
+	err = errors.Join(os.MkdirAll(filepath.Join(dir, "data"), 0o700), os.MkdirAll(filepath.Join(dir, "versions"), 0o700), os.MkdirAll(certs, 0o700))
+	if err != nil {
 		return fmt.Errorf("cannot make folder for the S3 server: %w", err)
 	}
 	if err := unix.Setxattr(filepath.Join(dir, "data"), "user.cordon", []byte("1"), 0); err != nil {
@@ -123,7 +118,7 @@ func (s *S3) prepare(dir string) error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(writeFile(filepath.Join(dir, "cert.pem"), certPEM, 0o644), writeFile(filepath.Join(dir, "key.pem"), keyPEM, 0o600))
+	err = errors.Join(writeFile(filepath.Join(certs, "public.crt"), certPEM, 0o644), writeFile(filepath.Join(certs, "private.key"), keyPEM, 0o600))
 	if err != nil {
 		return fmt.Errorf("cannot write certificate of the S3 server: %w", err)
 	}
@@ -134,22 +129,24 @@ func (s *S3) prepare(dir string) error {
 func (s *S3) launch(ctx context.Context) error {
 	var err error
 	s.proc, err = startProcess(processConfig{
-		Argv: []string{s.program, "--port", s.address(), "--cert", filepath.Join(s.dir, "cert.pem"), "--key", filepath.Join(s.dir, "key.pem"),
-			"--region", s3Region, "--keep-alive", "--quiet", "posix", filepath.Join(s.dir, "data")},
-		Env: []string{"ROOT_ACCESS_KEY=" + s.accessKey, "ROOT_SECRET_KEY=" + s.secretKey},
-		Log: filepath.Join(s.dir, "s3.log"), Stop: "TERM", Clean: s.temp,
+		Argv: append([]string{s.program}, s.server.argv(s)...),
+		Env:  append([]string{s.server.accessVariable + "=" + s.accessKey, s.server.secretVariable + "=" + s.secretKey, "HOME=" + s.dir}, s.server.env...),
+		Log:  filepath.Join(s.dir, "s3.log"), Stop: "TERM", Clean: s.temp,
 	})
 	if err != nil {
 		return err
 	}
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.Roots()}, DisableKeepAlives: true}
 	client := &http.Client{Transport: transport, Timeout: 2 * time.Second}
-	err = s.proc.waitReady(ctx, "versitygw", func() error {
+	err = s.proc.waitReady(ctx, s.server.tool.name, func() error {
 		r, err := client.Get(s.Endpoint())
 		if err != nil {
 			return err
 		}
-		return r.Body.Close()
+		if r.StatusCode >= http.StatusInternalServerError { // it listens before it knows its buckets
+			err = errors.New(r.Status)
+		}
+		return errors.Join(err, r.Body.Close())
 	})
 	if err != nil {
 		s.proc.stop()
@@ -176,7 +173,7 @@ func (s *S3) Roots() *x509.CertPool {
 }
 
 // CertificateFile is the PEM file with the server's certificate, for a configuration that names a file of roots.
-func (s *S3) CertificateFile() string { return filepath.Join(s.dir, "cert.pem") }
+func (s *S3) CertificateFile() string { return filepath.Join(s.dir, "certs", "public.crt") }
 
 // PID is the process id of the server.
 func (s *S3) PID() int { return s.proc.pid }
@@ -185,7 +182,12 @@ func (s *S3) PID() int { return s.proc.pid }
 func (s *S3) Dir() string { return s.dir }
 
 // NewBucket makes an empty bucket with a name that no other has, and returns its name.
-func (s *S3) NewBucket(ctx context.Context) (string, error) {
+func (s *S3) NewBucket(ctx context.Context) (string, error) { return s.newBucket(ctx, false) }
+
+// NewLockedBucket makes an empty bucket with object lock, and so with versioning.
+func (s *S3) NewLockedBucket(ctx context.Context) (string, error) { return s.newBucket(ctx, true) }
+
+func (s *S3) newBucket(ctx context.Context, lock bool) (string, error) {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.Roots()}}
 	defer transport.CloseIdleConnections()
 	client, err := minio.New(s.address(), &minio.Options{
@@ -196,7 +198,7 @@ func (s *S3) NewBucket(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("cannot reach the S3 server: %w", err)
 	}
 	name := "b" + strings.ToLower(rand.Text())
-	if err := client.MakeBucket(ctx, name, minio.MakeBucketOptions{Region: s3Region}); err != nil {
+	if err := client.MakeBucket(ctx, name, minio.MakeBucketOptions{Region: s3Region, ObjectLocking: lock}); err != nil {
 		return "", fmt.Errorf("cannot make a bucket: %w", err)
 	}
 	return name, nil

@@ -1,6 +1,7 @@
 package parts_test
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"net/http"
@@ -35,8 +36,12 @@ func TestEachTestHasItsOwnBucket(t *testing.T) {
 
 func TestS3ComesBackAfterACrashAndStops(t *testing.T) {
 	t.Parallel()
+	testCrash(t, parts.StartS3)
+}
+
+func testCrash(t *testing.T, start func(context.Context, string) (*parts.S3, error)) {
 	dir := t.TempDir()
-	server, err := parts.StartS3(t.Context(), dir)
+	server, err := start(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -94,6 +94,68 @@ func TestS3(t testing.TB) (server *S3, bucket string) {
 	return server, bucket
 }
 
+// testMinIO is the one MinIO server of a test process. It stops, and its folder goes, when the process ends.
+var testMinIO = sync.OnceValues(func() (*S3, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), buildTimeout)
+	defer cancel()
+	return StartMinIO(ctx, "")
+})
+
+// TestMinIO is TestS3 with MinIO. Building MinIO takes long, so tests that use it carry the build tag interop and run in
+// 'just test-interop'.
+func TestMinIO(t testing.TB) (server *S3, bucket string) {
+	t.Helper()
+	server, err := testMinIO()
+	if err != nil {
+		t.Fatalf("StartMinIO: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	bucket, err = server.NewBucket(ctx)
+	if err != nil {
+		t.Fatalf("NewBucket: %v", err)
+	}
+	return server, bucket
+}
+
+// testSigstore is the one Sigstore of a test process. It stops, and its folder goes, when the process ends.
+var testSigstore = sync.OnceValues(func() (*Sigstore, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), buildTimeout)
+	defer cancel()
+	return StartSigstore(ctx, "")
+})
+
+// TestSigstore returns a Sigstore that all tests of the process share; who stops services starts one with
+// TestSigstoreWith.
+func TestSigstore(t testing.TB) *Sigstore {
+	t.Helper()
+	s, err := testSigstore()
+	if err != nil {
+		t.Fatalf("StartSigstore: %v", err)
+	}
+	return s
+}
+
+// TestSigstoreWith starts a Sigstore that lives as long as the test; an empty Dir means the test's own folder.
+func TestSigstoreWith(t testing.TB, cfg SigstoreConfig) *Sigstore {
+	t.Helper()
+	if cfg.Dir == "" {
+		cfg.Dir = t.TempDir()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), buildTimeout)
+	defer cancel()
+	s, err := StartSigstoreWith(ctx, cfg)
+	if err != nil {
+		t.Fatalf("StartSigstoreWith: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			t.Errorf("Sigstore.Stop: %v", err)
+		}
+	})
+	return s
+}
+
 // TestKernels returns two different Debian kernels.
 func TestKernels(t testing.TB) []KernelImage {
 	t.Helper()
