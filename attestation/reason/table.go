@@ -21,6 +21,7 @@ const (
 	EnrollTokenRefused      Reason = "enroll_token_refused"
 	EventlogMismatch        Reason = "eventlog_mismatch"
 	EventlogMissing         Reason = "eventlog_missing"
+	EventlogUnexplained     Reason = "eventlog_unexplained"
 	EvidenceOverdue         Reason = "evidence_overdue"
 	FirmwareRolledBack      Reason = "firmware_rolled_back"
 	HardwareIncompatible    Reason = "hardware_incompatible"
@@ -45,6 +46,8 @@ const (
 	RecoveryNotListed       Reason = "recovery_not_listed"
 	ReferenceValuesMismatch Reason = "reference_values_mismatch"
 	ReleaseConflict         Reason = "release_conflict"
+	ReleaseInUse            Reason = "release_in_use"
+	ReleaseLost             Reason = "release_lost"
 	ReleaseNotOffered       Reason = "release_not_offered"
 	ReleaseOnHold           Reason = "release_on_hold"
 	ReleaseUnknown          Reason = "release_unknown"
@@ -84,6 +87,7 @@ var table = []Row{
 	{EnrollTokenRefused, Info, Retry, "The enrollment token is unknown, used or expired", "Ask an operator for a new one: cordonctl enroll-token new."},
 	{EventlogMismatch, Critical, Quarantine, "The event log does not explain the quoted PCR values", "Check the boot chain for a component that measures without logging, then boot the recovery release."},
 	{EventlogMissing, Info, Retry, "The event log is needed to judge this quote and was not sent", "Send the log when the answer asks for it."},
+	{EventlogUnexplained, Warning, Hold, "The event log has something that PC Client firmware does not write, or lacks what it does", "Look at the named event with 'cordonctl eventlog'; ask the maker of the firmware, or take the platform out of service."},
 	{EvidenceOverdue, Warning, Hold, "The device has not proven its boot state within its lease and grace", "Let the device poll; it heals by itself with one fresh quote."},
 	{FirmwareRolledBack, Critical, Quarantine, "The device booted an older release than the one it had proven", "Boot the recovery release; check who could write the boot slots."},
 	{HardwareIncompatible, Warning, Hold, "The release is not meant for this hardware", "Publish a component for this hardware id."},
@@ -108,6 +112,8 @@ var table = []Row{
 	{RecoveryNotListed, Warning, Hold, "The release calls itself a recovery release and the offline policy does not list its image", "List the image with 'cordon-sign product recovery' and let the holders sign."},
 	{ReferenceValuesMismatch, Critical, Hold, "The Reference Values in the release are not those predicted from its image", "Publish with a current cordon-sign."},
 	{ReleaseConflict, Warning, Hold, "This version is published already with other bytes", "Choose a new version; a published version never changes."},
+	{ReleaseInUse, Warning, Hold, "Something may still need the images of this release", "Move or retire the devices that need it; 'cordonctl release gc' says why each release is kept."},
+	{ReleaseLost, Warning, Hold, "The device may run a release that the server lost when it was restored from a backup", "Publish again every release that is newer than the backup."},
 	{ReleaseNotOffered, Info, Retry, "The release is not offered to this device now", "Poll: the director metadata in the answer names what the device may have."},
 	{ReleaseOnHold, Warning, Hold, "An operator holds this release", "Resume the release, or publish a new one."},
 	{ReleaseUnknown, Info, Retry, "No such release is published", "Check the product and version."},

@@ -13,6 +13,7 @@ import (
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
+	"github.com/cordon-ota/cordon/client/wire"
 )
 
 // Limits in bytes.
@@ -31,10 +32,15 @@ type Status struct {
 	ServerCA       string        `json:"server_ca"` // PEM
 	ServerCASHA256 digest.SHA256 `json:"server_ca_sha256"`
 	Keys           []OnlineKey   `json:"keys"`
+	LogKey         string        `json:"log_key,omitempty"` // of the audit log: C2SP note verifier key, its name is the log's origin
 	Epoch          int64         `json:"epoch"`
-	ImageRoot      int64         `json:"image_root"` // newest root versions; 0 = none
-	DirectorRoot   int64         `json:"director_root"`
-	Targets        int64         `json:"targets"` // newest offline targets version
+
+	// Downloads are what the door may send devices to; a trust bundle has to name them.
+	Downloads []wire.Download `json:"downloads,omitempty"`
+
+	ImageRoot    int64 `json:"image_root"` // newest root versions; 0 = none
+	DirectorRoot int64 `json:"director_root"`
+	Targets      int64 `json:"targets"` // newest offline targets version
 }
 
 // Uses of an online key.
@@ -110,6 +116,10 @@ type InventoryEntry struct {
 	Product    string `json:"product"`
 	HardwareID string `json:"hardware_id"`
 	Profile    string `json:"profile"` // platform profile, names the baseline
+
+	// Where the device is in the network: what enforcement points find it by. At most 16 each.
+	Addresses []string `json:"addresses,omitempty"` // IP addresses
+	MACs      []string `json:"macs,omitempty"`      // like 02:00:00:00:00:01
 }
 
 // EnrollTokenRequest is POST /api/v1/enroll-tokens: a one-time token that claims whichever genuine TPM presents it.
@@ -204,11 +214,61 @@ type Release struct {
 	Changed     bool              `json:"changed"`             // false: the same release was there already
 	Timestamp   int64             `json:"timestamp,omitempty"` // version of the timestamp that shows it
 	Withdrawn   bool              `json:"withdrawn,omitempty"` // the offline role withdrew one of its images
+	PrunedAt    *time.Time        `json:"pruned_at,omitempty"` // its images are no longer kept
 }
 
 // HoldRequest is POST /api/v1/releases/{product}/{version}/hold.
 type HoldRequest struct {
 	Detail string `json:"detail"`
+}
+
+// PruneRequest is POST /api/v1/releases/{product}/{version}/prune.
+type PruneRequest struct {
+	Detail string `json:"detail"`            // why, for the audit log
+	DryRun bool   `json:"dry_run,omitempty"` // check and change nothing
+}
+
+// RetentionPlan is GET /api/v1/retention: what collecting garbage would remove now, and why releases are kept.
+type RetentionPlan struct {
+	Releases  []RetentionRelease `json:"releases"`
+	Blobs     []RetentionBlob    `json:"blobs"`     // that nothing refers to; the first 200
+	Uploads   []RetentionBlob    `json:"uploads"`   // unfinished and forgotten; the first 200
+	Removable int                `json:"removable"` // blobs without a lock
+	Bytes     int64              `json:"bytes"`     // of them
+	Grace     string             `json:"grace"`     // how long a blob is left alone, as in "24h0m0s"
+	More      bool               `json:"more"`      // the artifact store holds more than was looked at
+}
+
+// RetentionRelease is one release in a plan. Without needs it may be pruned.
+type RetentionRelease struct {
+	Name     string          `json:"name"`
+	Counter  uint64          `json:"counter"`
+	PrunedAt *time.Time      `json:"pruned_at,omitempty"`
+	Needs    []RetentionNeed `json:"needs"`
+}
+
+// RetentionNeed is one reason to keep a release.
+type RetentionNeed struct {
+	Why     string `json:"why"`
+	Devices int    `json:"devices,omitempty"`
+}
+
+// RetentionBlob is a blob or an unfinished upload.
+type RetentionBlob struct {
+	SHA256      digest.SHA256 `json:"sha256"`
+	Bytes       int64         `json:"bytes,omitempty"`
+	Modified    time.Time     `json:"modified"`
+	LockedUntil *time.Time    `json:"locked_until,omitempty"` // the store keeps it until then
+}
+
+// RetentionResult is POST /api/v1/retention: what was removed.
+type RetentionResult struct {
+	Pruned   []string `json:"pruned"` // releases
+	Blobs    int      `json:"blobs"`
+	Bytes    int64    `json:"bytes"`
+	Uploads  int      `json:"uploads"`
+	Retained int      `json:"retained"` // blobs that a lock of the store keeps
+	More     bool     `json:"more"`     // there is more to do; ask again
 }
 
 // Upload is what HEAD and PUT of /api/v1/blobs/{sha256} say in the headers Upload-Offset and Upload-Length.
@@ -242,6 +302,7 @@ type Why struct {
 	AppraisedAt *time.Time           `json:"appraised_at,omitempty"`
 	Decision    Decision             `json:"decision"` // what a poll would be offered right now
 	Events      []Event              `json:"events"`   // the newest first, at most 20
+	Segment     DeviceSegment        `json:"segment"`  // where the network should let it be, and how far that is
 }
 
 // Decision is what a device may have now.

@@ -50,6 +50,27 @@ type Report struct {
 	Beacons     map[string][]byte `json:"beacons"`     // timestamp.json by hex SHA-256 for every beacon used
 	Image       ImageMetadata     `json:"image"`       // proves policies, baselines and releases from the trust bundle's root
 	Devices     []DeviceRecord    `json:"devices"`
+	Log         *ReportLog        `json:"log,omitempty"` // E12; absent in reports of servers without a log
+}
+
+// What a report says about the log.
+const (
+	LogWitnessed   = "witnessed"   // the checkpoint has the quorum of witnesses that the offline policy asks for
+	LogUnwitnessed = "unwitnessed" // the checkpoint has the log's signature, and less than the quorum or no witness
+	LogBehind      = "behind"      // there is no checkpoint yet
+	LogStopped     = "stopped"     // the server refuses to sign: rows, log and witnesses do not agree (event log.stopped)
+)
+
+// ReportLog proves that events of the report are leaves of the tile log: event number N is leaf N-1.
+type ReportLog struct {
+	State string `json:"state"` // LogWitnessed, ...; what the server says, the checkpoint's signatures are the proof
+	// Checkpoint is a signed note (C2SP tlog-checkpoint) with the cosignatures of witnesses.
+	Checkpoint []byte `json:"checkpoint,omitempty"`
+	// Hashes prove all events of the report up to the size of the checkpoint at once: tlog.RootOf with the events'
+	// leaves gives the root of the checkpoint.
+	Hashes []digest.SHA256 `json:"hashes,omitempty"`
+	// UncoveredFrom is the number of the report's first event that the checkpoint does not cover; 0 when it covers all.
+	UncoveredFrom int64 `json:"uncovered_from,omitempty"`
 }
 
 // Coverage says what the report covers and what it does not.

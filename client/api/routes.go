@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cordon-ota/cordon/artifacts/tlog"
 	"github.com/cordon-ota/cordon/client/wire"
 )
 
@@ -268,6 +269,28 @@ func (c *Client) ResumeRelease(ctx context.Context, product, version string) (Re
 	return out, err
 }
 
+// PruneRelease gives the images of a release up, unless something needs it.
+func (c *Client) PruneRelease(ctx context.Context, product, version string, r PruneRequest) (Release, error) {
+	var out Release
+	err := c.repeat(ctx, routeOf("releases", product, version, "prune"), r, &out)
+	return out, err
+}
+
+// RetentionPlan shows what collecting garbage would remove now.
+func (c *Client) RetentionPlan(ctx context.Context) (RetentionPlan, error) {
+	var out RetentionPlan
+	err := c.do(ctx, call{method: http.MethodGet, path: base + "retention", answer: &out, idempotent: true, timeout: 2 * time.Minute})
+	return out, err
+}
+
+// Collect removes what RetentionPlan shows. It is not repeated: while another replica collects, for minutes at most after
+// one died, there is nothing to wait for.
+func (c *Client) Collect(ctx context.Context) (RetentionResult, error) {
+	var out RetentionResult
+	err := c.do(ctx, call{method: http.MethodPost, path: base + "retention", answer: &out, timeout: transferTimeout})
+	return out, err
+}
+
 // ReportQuery is a period, and a product or all.
 type ReportQuery struct {
 	From, To time.Time
@@ -279,6 +302,18 @@ func (c *Client) Report(ctx context.Context, q ReportQuery) ([]byte, error) {
 	var b []byte
 	v := queryOf("from", q.From.UTC().Format(time.RFC3339), "to", q.To.UTC().Format(time.RFC3339), "product", q.Product)
 	err := c.do(ctx, call{method: http.MethodGet, path: base + "report", query: v, answer: &b, limit: MaxReportBytes, timeout: transferTimeout, idempotent: true})
+	return b, err
+}
+
+// LogCheckpoint returns the published checkpoint of the audit log, a signed note.
+func (c *Client) LogCheckpoint(ctx context.Context) ([]byte, error) {
+	return c.LogFile(ctx, "checkpoint")
+}
+
+// LogFile returns a file of the audit log by its path in C2SP tlog-tiles: "tile/0/000", "tile/entries/x001/067.p/8".
+func (c *Client) LogFile(ctx context.Context, path string) ([]byte, error) {
+	var b []byte
+	err := c.do(ctx, call{method: http.MethodGet, path: routeOf(append([]string{"log"}, strings.Split(path, "/")...)...), answer: &b, limit: tlog.MaxBundleBytes, idempotent: true})
 	return b, err
 }
 

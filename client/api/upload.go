@@ -18,6 +18,9 @@ const (
 	HeaderUploadLength = "Upload-Length"
 )
 
+// steadyBytes is what has to arrive between two breaks of the line so that they do not count as failures.
+const steadyBytes = 1 << 20
+
 // Uploaded says how far the upload of a blob has come; a blob that the server has never seen stands at 0.
 func (c *Client) Uploaded(ctx context.Context, d digest.SHA256, length int64) (Upload, error) {
 	var last error
@@ -85,14 +88,21 @@ func (c *Client) Send(ctx context.Context, d digest.SHA256, length int64, r io.R
 		if errors.As(err, &problem) && problem.Status == http.StatusConflict {
 			pause, again = 0, true // the server stands elsewhere: ask where
 		}
+		if failed == 1 && errors.Is(err, ErrUnreachable) {
+			pause = 0 // the line broke: ask on a new one; the server answers when it has settled what arrived
+		}
 		if !again || failed >= c.attempts || ctx.Err() != nil {
 			return err
 		}
 		if waitErr := c.wait(ctx, pause); waitErr != nil {
 			return fmt.Errorf("%w (gave up: %w)", err, waitErr)
 		}
+		before := at.Offset
 		if at, err = c.Uploaded(ctx, d, length); err != nil {
 			return err
+		}
+		if at.Offset-before >= steadyBytes {
+			failed = 0 // the line breaks, but the upload goes on: that may happen any number of times
 		}
 		progress(at.Offset)
 	}

@@ -27,6 +27,10 @@ const (
 	HeaderTime     = "Cordon-Time"      // RFC 3339, UTC
 )
 
+// HeaderRedirect in a request for an artifact says that the client can follow a redirect (307) to one of the downloads of
+// its trust bundle. It then asks with a Range, even for the whole, and sends the same Range there. Any value counts.
+const HeaderRedirect = "Cordon-Redirect"
+
 // Limits in bytes; both sides refuse more.
 const (
 	MaxEnrollBytes   = 512 << 10 // a round of enrollment, event log included
@@ -88,7 +92,8 @@ type ActivateAnswer struct {
 //     one before. At a re-activation CounterBase must keep Claims.Counter.Index - CounterBase at the release counter
 //     that the server last saw of the device: a new counter starts above the old one, and with the old base the device
 //     would refuse its own release as a downgrade. While the counter is still there, a client refuses a CounterBase,
-//     here or in director metadata, above the one that it agreed on. It remembers the first one in its TPM.
+//     here or in director metadata, above the one that it agreed on. It remembers the first one in its TPM. So a server
+//     that does not know the device, after a restore for example, keeps Claims.Counter.Value as well.
 //   - Poll: Evidence is over Claims.Challenge when that is set, else over the 32 bytes of the beacon Claims.Timestamp,
 //     and absent when the device has neither, or when that beacon was affirmed already in this boot and no trial runs.
 //     At most 4 polls follow each other: an answer with EvidenceWanted and a Challenge is answered at once, with the log

@@ -15,12 +15,14 @@ import (
 	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/api"
+	"github.com/cordon-ota/cordon/server/audit/tilelog"
 	"github.com/cordon-ota/cordon/server/authn"
 	"github.com/cordon-ota/cordon/server/authz"
 	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/problem"
 	"github.com/cordon-ota/cordon/server/report"
 	"github.com/cordon-ota/cordon/server/repository"
+	"github.com/cordon-ota/cordon/server/retention"
 	"github.com/cordon-ota/cordon/server/segment"
 	"github.com/cordon-ota/cordon/server/store"
 )
@@ -33,10 +35,16 @@ type Server struct {
 	Files      *repository.Files
 	Reports    *report.Service
 	Enforcer   *segment.Enforcer
+	Retention  *retention.Service
+	Log        *tilelog.Log
 	Authn      *authn.Service
 	Status     func() api.Status // without the parts that change
 	Terms      fleet.Terms
+	Points     []string // the network enforcement points
+	Drivers    []*segment.Driver
 	Now        func() time.Time
+
+	uploads uploads
 }
 
 // Route is one row of the route table.
@@ -74,6 +82,10 @@ func Routes() []Route {
 		{"POST", "/devices/:id/quarantine", authz.DeviceIsolate, small, (*Server).isolateDevice},
 		{"POST", "/devices/:id/release", authz.DeviceRelease, small, (*Server).releaseDevice},
 		{"GET", "/quarantines", authz.DeviceRead, 0, (*Server).listQuarantines},
+		{"GET", "/segments", authz.DeviceRead, 0, (*Server).listSegments},
+		{"GET", "/segments/:id", authz.DeviceRead, 0, (*Server).getSegment},
+		{"GET", "/segment-points", authz.DeviceRead, 0, (*Server).segmentPoints},
+		{"POST", "/segment-breakers/:product/resume", authz.SegmentResume, small, (*Server).resumeSegment},
 		{"HEAD", "/blobs/:sha256", authz.BlobWrite, 0, (*Server).headBlob},
 		{"PUT", "/blobs/:sha256", authz.BlobWrite, api.UploadChunk, (*Server).putBlob},
 		{"GET", "/releases", authz.ReleaseRead, 0, (*Server).listReleases},
@@ -82,8 +94,14 @@ func Routes() []Route {
 		{"POST", "/releases/:product/:version/approve", authz.ReleaseApprove, small, (*Server).approveRelease},
 		{"POST", "/releases/:product/:version/hold", authz.ReleaseHold, small, (*Server).holdRelease},
 		{"POST", "/releases/:product/:version/resume", authz.ReleaseResume, small, (*Server).resumeRelease},
+		{"POST", "/releases/:product/:version/prune", authz.ReleasePrune, small, (*Server).pruneRelease},
+		{"GET", "/retention", authz.ReleaseRead, 0, (*Server).retentionPlan},
+		{"POST", "/retention", authz.ReleasePrune, small, (*Server).collect},
 		{"GET", "/events", authz.AuditRead, 0, (*Server).events},
 		{"GET", "/appraisals/:id", authz.AuditRead, 0, (*Server).appraisal},
+		{"GET", "/log/checkpoint", authz.AuditRead, 0, (*Server).logCheckpoint},
+		{"GET", "/log/tile/entries/*", authz.AuditRead, 0, (*Server).logEntries},
+		{"GET", "/log/tile/:level/*", authz.AuditRead, 0, (*Server).logTile},
 		{"GET", "/report", authz.ReportMake, 0, (*Server).report},
 	}
 }

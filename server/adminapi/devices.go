@@ -11,16 +11,17 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/identity"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/api"
-	"github.com/cordon-ota/cordon/server/appraise"
 	"github.com/cordon-ota/cordon/server/audit"
 	"github.com/cordon-ota/cordon/server/authn"
 	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/problem"
 	"github.com/cordon-ota/cordon/server/rollout"
+	"github.com/cordon-ota/cordon/server/standing"
 	"github.com/cordon-ota/cordon/server/store"
 )
 
@@ -157,38 +158,19 @@ func (s *Server) listQuarantines(c echo.Context, _ authn.Caller) error {
 	return render(c, page)
 }
 
-// apply commits a step of fleet for one device together with its enforcement order, and answers with the device.
+func (s *Server) rules() standing.Rules { return standing.Rules{Terms: s.Terms, Points: s.Points} }
+
+// apply commits a step of fleet for one device together with its enforcement orders, and answers with the device.
 func (s *Server) apply(c echo.Context, caller authn.Caller, before fleet.Device, q *fleet.Quarantine, step fleet.Step, extra store.Change) error {
 	ctx, now := c.Request().Context(), s.Now()
-	d := step.Device
-	change := extra
-	for _, f := range step.Facts {
-		change.Events = append(change.Events, store.Event{At: now, Type: f.Type, Actor: caller.Name, Subject: d.ID, Data: f.Data})
-	}
-	open := q
-	if step.Quarantine != nil {
-		var version int64
-		if q != nil {
-			version = q.Version
-		}
-		change.Expect = append(change.Expect, store.Expect{Table: store.Quarantines, Key: step.Quarantine.ID, Version: version})
-		change.Writes = append(change.Writes, store.PutQuarantine{Quarantine: *step.Quarantine})
-		if open = step.Quarantine; !open.EndedAt.IsZero() {
-			open = nil
-		}
-	}
-	if step.Update != "" {
-		change.Writes = append(change.Writes, store.CloseUpdate{Device: d.ID, Result: step.Update, At: now, Evidence: d.LastEvidence})
-	}
-	if order, ok := appraise.OrderFor(&d, open, now, s.Terms); ok {
-		change.Orders = append(change.Orders, order)
-		change.Events = append(change.Events, s.event(caller, audit.SegmentOrdered, d.ID, map[string]any{"segment": order.Segment, "epoch": order.Epoch}))
-	}
-	change.Expect = append(change.Expect, store.Expect{Table: store.Devices, Key: d.ID, Version: before.Version})
-	change.Writes = append(change.Writes, store.PutDevice{Device: d})
+	d, change := before, extra
+	standing.Take(&change, &d, &q, step, caller.Name, now)
+	s.rules().Close(&change, &d, q, caller.Name, now)
+	crash.Here(crash.StepDecided)
 	if err := s.Store.Commit(ctx, change); err != nil {
 		return conflict(err, "the device changed in between; look at it again")
 	}
+	crash.Here(crash.StepCommitted)
 	s.Enforcer.Wake()
 	view, err := s.viewDevice(ctx, d)
 	if err != nil {
@@ -204,6 +186,9 @@ func (s *Server) approveDevice(c echo.Context, caller authn.Caller) error {
 	}
 	if err := s.checkEntry(req); err != nil {
 		return err
+	}
+	if len(req.Addresses) > 0 || len(req.MACs) > 0 {
+		return problem.Malformed("addresses belong into the inventory, also for a device that was approved: PUT /api/v1/inventory/{device}")
 	}
 	d, err := s.device(c)
 	if err != nil {
@@ -390,5 +375,10 @@ func (s *Server) why(c echo.Context, _ authn.Caller) error {
 	if out.Events, err = viewEvents(events); err != nil {
 		return err
 	}
+	segments, err := s.viewSegments(ctx, []fleet.Device{d})
+	if err != nil {
+		return err
+	}
+	out.Segment = segments[0]
 	return render(c, out)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/attestation/digest"
@@ -41,7 +42,7 @@ func TestInventory(t *testing.T) {
 	if err := oscar.PutInventory(t.Context(), entry); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := oscar.InventoryOf(t.Context(), entry.Device); err != nil || got != entry {
+	if got, err := oscar.InventoryOf(t.Context(), entry.Device); err != nil || !cmp.Equal(got, entry) {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	if page, err := oscar.Inventory(t.Context(), ""); err != nil || len(page.Items) != 1 {

@@ -42,7 +42,7 @@ func TestRoutesAndDocumentAgree(t *testing.T) {
 	t.Parallel()
 	var want, got []string
 	for _, r := range adminapi.Routes() {
-		want = append(want, fmt.Sprintf("%s %s needs %s", r.Method, parameter.ReplaceAllString(r.Path, "{$1}"), r.Permission))
+		want = append(want, fmt.Sprintf("%s %s needs %s", r.Method, strings.ReplaceAll(parameter.ReplaceAllString(r.Path, "{$1}"), "/*", "/{n*}"), r.Permission))
 	}
 	for path, item := range document(t).Paths.Map() {
 		for method, op := range item.Operations() {
@@ -98,7 +98,8 @@ func schemas() map[string]reflect.Type {
 	out := map[string]reflect.Type{
 		"PersonPage": reflect.TypeFor[api.Page[api.Person]](), "InventoryEntryPage": reflect.TypeFor[api.Page[api.InventoryEntry]](),
 		"DevicePage": reflect.TypeFor[api.Page[api.Device]](), "QuarantinePage": reflect.TypeFor[api.Page[api.Quarantine]](),
-		"ReleasePage": reflect.TypeFor[api.Page[api.Release]](), "EventPage": reflect.TypeFor[api.Page[api.Event]](),
+		"DeviceSegmentPage": reflect.TypeFor[api.Page[api.DeviceSegment]](),
+		"ReleasePage":       reflect.TypeFor[api.Page[api.Release]](), "EventPage": reflect.TypeFor[api.Page[api.Event]](),
 		"ReleaseContent": reflect.TypeFor[artifacts.Release](), "AttestationInput": reflect.TypeFor[attestation.Input](),
 		"AttestationPolicy": reflect.TypeFor[attestation.Policy](), "QuoteClock": reflect.TypeFor[quote.Clock](),
 		"ReferenceBaseline": reflect.TypeFor[reference.Baseline](), "ReferenceValues": reflect.TypeFor[reference.Values](),
@@ -110,7 +111,9 @@ func schemas() map[string]reflect.Type {
 		api.InventoryEntry{}, api.EnrollTokenRequest{}, api.EnrollTokenCreated{}, api.Device{}, api.Quarantine{}, api.Approval{},
 		api.QuarantineRequest{}, api.PublishRequest{}, api.Release{}, api.HoldRequest{}, api.Event{}, api.Why{}, api.Decision{},
 		api.SignedReport{}, api.ReportSignature{}, api.Report{}, api.Coverage{}, api.ExcludedDevice{}, api.Appraisal{},
-		api.UpdateRecord{}, api.ReleaseRecord{}, api.ImageMetadata{}, api.PastTargets{}, api.DeviceRecord{}, wire.Problem{},
+		api.DeviceSegment{}, api.PointSegment{}, api.SegmentPoints{}, api.SegmentPoint{}, api.SegmentBreaker{}, api.ResumeRequest{},
+		api.PruneRequest{}, api.RetentionPlan{}, api.RetentionRelease{}, api.RetentionNeed{}, api.RetentionBlob{}, api.RetentionResult{}, wire.Download{},
+		api.UpdateRecord{}, api.ReleaseRecord{}, api.ImageMetadata{}, api.PastTargets{}, api.DeviceRecord{}, api.ReportLog{}, wire.Problem{},
 		artifacts.Component{}, artifacts.Delta{}, attestation.Verdict{}, attestation.Finding{}, attestation.Accepted{},
 		attestation.PCR{}, attestation.Evidence{}, attestation.AK{}, attestation.Binding{}, attestation.Expectation{},
 	} {
@@ -120,7 +123,7 @@ func schemas() map[string]reflect.Type {
 }
 
 // requests are decoded strictly and may leave out what has a default.
-var requests = []string{"Ceremony", "PersonRequest", "InventoryEntry", "EnrollTokenRequest", "QuarantineRequest", "PublishRequest", "HoldRequest", "TokenRequest"}
+var requests = []string{"Ceremony", "PersonRequest", "InventoryEntry", "EnrollTokenRequest", "QuarantineRequest", "PublishRequest", "HoldRequest", "PruneRequest", "ResumeRequest", "TokenRequest"}
 
 func TestSchemasAreTheGoTypes(t *testing.T) {
 	t.Parallel()

@@ -3,6 +3,7 @@ package adminapi_test
 import (
 	"bytes"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
@@ -27,12 +28,14 @@ import (
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/api"
 	"github.com/cordon-ota/cordon/server/adminapi"
+	"github.com/cordon-ota/cordon/server/audit/tilelog"
 	"github.com/cordon-ota/cordon/server/authn"
 	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/problem"
 	"github.com/cordon-ota/cordon/server/report"
 	"github.com/cordon-ota/cordon/server/repository"
 	"github.com/cordon-ota/cordon/server/repository/repositorytest"
+	"github.com/cordon-ota/cordon/server/retention"
 	"github.com/cordon-ota/cordon/server/segment"
 	"github.com/cordon-ota/cordon/server/store"
 )
@@ -41,10 +44,14 @@ import (
 type admin struct {
 	*repositorytest.World
 	t      *testing.T
+	api    *adminapi.Server
 	server *httptest.Server
 	log    *lockedBuffer
 	tokens map[string]string // by person
 	roots  *x509.CertPool
+
+	auditLog *tilelog.Log // works only when a test calls Round
+	logKey   *tilelog.Key
 }
 
 // lockedBuffer is a log that can be read while it is written.
@@ -78,10 +85,22 @@ func newAdmin(t *testing.T) *admin {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.logKey = repositorytest.Must(tilelog.NewKey("fleet.example/audit", private))
+	a.auditLog = tilelog.New(tilelog.Config{
+		Store: w.Store, Dir: t.TempDir(), Key: a.logKey, Policy: func() []byte { return nil }, Every: time.Hour, Now: w.Now, Log: log,
+	})
+	t.Cleanup(a.auditLog.Close)
 	s := &adminapi.Server{
+		Log:   a.auditLog,
 		Store: w.Store, Blobs: w.Blobs, Repository: w.Service, Files: repository.NewFiles(w.Service), Reports: reports,
 		Enforcer: segment.NewEnforcer(w.Store, segment.NewDoor(), w.Service.Catalog, time.Second, w.Now, log),
 		Authn:    authn.New(w.Store, w.Now), Terms: fleet.Terms{Lease: 2 * time.Hour, Grace: 24 * time.Hour}, Now: w.Now,
+		Retention: retention.New(w.Store, w.Blobs, w.Service, retention.Config{Every: time.Hour, Grace: 24 * time.Hour, Uploads: 168 * time.Hour},
+			w.Now, log, func(retention.Result) {}),
 		Status: func() api.Status {
 			return api.Status{Version: "test", TrustDomain: "fleet.example", DeviceURL: "https://devices.example:8443", Keys: []api.OnlineKey{}}
 		},
@@ -95,6 +114,7 @@ func newAdmin(t *testing.T) *admin {
 		}
 	})
 	s.Register(e)
+	a.api = s
 	a.server = httptest.NewTLSServer(held(t, e))
 	t.Cleanup(a.server.Close)
 	a.roots = x509.NewCertPool()

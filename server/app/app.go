@@ -17,23 +17,26 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/client/api"
 	"github.com/cordon-ota/cordon/server/adminapi"
 	"github.com/cordon-ota/cordon/server/appraise"
 	"github.com/cordon-ota/cordon/server/audit"
+	"github.com/cordon-ota/cordon/server/audit/tilelog"
 	"github.com/cordon-ota/cordon/server/authn"
 	"github.com/cordon-ota/cordon/server/config"
 	"github.com/cordon-ota/cordon/server/deviceapi"
 	"github.com/cordon-ota/cordon/server/deviceca"
 	"github.com/cordon-ota/cordon/server/director"
 	"github.com/cordon-ota/cordon/server/enroll"
+	"github.com/cordon-ota/cordon/server/epoch"
 	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/observe"
 	"github.com/cordon-ota/cordon/server/report"
 	"github.com/cordon-ota/cordon/server/repository"
+	"github.com/cordon-ota/cordon/server/retention"
 	"github.com/cordon-ota/cordon/server/segment"
+	"github.com/cordon-ota/cordon/server/standing"
 	"github.com/cordon-ota/cordon/server/store"
 )
 
@@ -54,15 +57,22 @@ type Options struct {
 
 // App is a running server.
 type App struct {
-	cfg        config.Config
-	opt        Options
-	keys       *keyring
-	store      *store.Store
-	repository *repository.Service
-	enforcer   *segment.Enforcer
-	metrics    *observe.Metrics
-	device     *deviceapi.Server
-	admin      *adminapi.Server
+	cfg   config.Config
+	opt   Options
+	keys  *keyring
+	epoch epoch.State
+	// challenges of polls and of enrollments, by the secrets of this epoch
+	challenges, enrollments *appraise.Challenges
+	store                   *store.Store
+	repository              *repository.Service
+	retention               *retention.Service
+	enforcer                *segment.Enforcer
+	network                 network
+	log                     *tilelog.Log
+	logKey                  *tilelog.Key
+	metrics                 *observe.Metrics
+	device                  *deviceapi.Server
+	admin                   *adminapi.Server
 
 	lock      *os.File // held while the data directory is in use; nil with PostgreSQL
 	listeners map[string]net.Listener
@@ -100,10 +110,16 @@ func (a *App) open(ctx context.Context) error {
 	if err := a.lockData(dsn); err != nil {
 		return err
 	}
+	if err := a.checkRestored(); err != nil {
+		return err
+	}
 	if a.keys, err = openKeyring(filepath.Join(a.cfg.DataDir, "keys"), a.cfg.Names, a.cfg.TrustDomain, a.opt.Now()); err != nil {
 		return err
 	}
 	if a.store, err = store.Open(ctx, dsn, a.opt.Log); err != nil {
+		return err
+	}
+	if a.epoch, err = epoch.Load(ctx, a.store); err != nil {
 		return err
 	}
 	blobs, err := a.openArtifacts(ctx)
@@ -179,13 +195,13 @@ func (a *App) url(name string) string {
 // CASHA256 is the fingerprint that a ceremony pins.
 func (a *App) CASHA256() digest.SHA256 { return digest.Of(a.keys.serverCA.cert.Raw) }
 
-func (a *App) wire(ctx context.Context, blobs artifacts.Store, roots *x509.CertPool) error {
+func (a *App) wire(ctx context.Context, blobs retention.Artifacts, roots *x509.CertPool) error {
 	t, now, log := a.cfg.Times, a.opt.Now, a.opt.Log
-	terms := fleet.Terms{Lease: t.Lease.Std(), Grace: t.Grace.Std()}
+	terms := fleet.Terms{Lease: t.Lease.Std(), Grace: t.Grace.Std(), Epoch: a.epoch.Floor()}
 	build := "cordond/" + a.opt.Version
 	a.repository = repository.New(a.store, blobs,
 		repository.Keys{Snapshot: a.keys.snapshot, Timestamp: a.keys.timestamp, Product: a.keys.product, Director: a.keys.director},
-		repository.Lives{Timestamp: timestampLife, Snapshot: snapshotLife, Product: productLife, Every: t.Timestamp.Std()}, now, log)
+		repository.Lives{Timestamp: timestampLife, Snapshot: snapshotLife, Product: productLife, Every: t.Timestamp.Std(), Above: a.epoch.Floor()}, now, log)
 	if err := a.repository.Load(ctx); err != nil {
 		return err
 	}
@@ -193,17 +209,20 @@ func (a *App) wire(ctx context.Context, blobs artifacts.Store, roots *x509.CertP
 	if err != nil {
 		return err
 	}
+	a.challenges = appraise.NewChallenges(a.epoch.Secret(a.keys.challenge), t.Challenge.Std())
+	a.enrollments = appraise.NewChallenges(a.epoch.Secret(a.keys.enrollment), t.Challenge.Std())
 	door := segment.NewDoor()
 	a.enforcer = segment.NewEnforcer(a.store, door, a.repository.Catalog, t.Enforce.Std(), now, log)
 	files := repository.NewFiles(a.repository)
-	polls := appraise.New(a.store, a.repository.Catalog, appraise.NewChallenges(a.keys.challenge, t.Challenge.Std()),
-		director.New(a.keys.director, directorLife), ca, appraise.Settings{
+	polls := appraise.New(a.store, a.repository.Catalog, a.challenges,
+		director.New(a.keys.director, directorLife).Above(a.epoch.Floor()), ca, appraise.Settings{
 			Terms: terms, Poll: t.Poll.Std(), Jitter: config.Jitter, BeaconWindow: t.BeaconWindow.Std(),
-			UpdateDeadline: t.UpdateDeadline.Std(), Build: build,
+			UpdateDeadline: t.UpdateDeadline.Std(), Points: a.pointNames(), Build: build,
+			Floor: a.epoch.Floor(), RestoredAt: a.epoch.RestoredAt,
 		}, now, log)
 	a.device = &deviceapi.Server{
 		Polls: polls, Store: a.store, Blobs: blobs, Files: files, Door: door, Enforcer: a.enforcer, Catalog: a.repository.Catalog, Now: now, Log: log,
-		Enroll: enroll.New(a.store, roots, appraise.NewChallenges(a.keys.enrollment, t.Challenge.Std()), a.keys.activation, terms, t.Challenge.Std(), now),
+		Enroll: enroll.New(a.store, roots, a.enrollments, a.epoch.Secret(a.keys.activation), standing.Rules{Terms: terms, Points: a.pointNames()}, t.Challenge.Std(), now),
 	}
 	keys, err := a.keys.onlineKeys()
 	if err != nil {
@@ -212,8 +231,17 @@ func (a *App) wire(ctx context.Context, blobs artifacts.Store, roots *x509.CertP
 	status := api.Status{
 		Version: a.opt.Version, TrustDomain: a.cfg.TrustDomain, DeviceURL: a.DeviceURL(),
 		ServerCA: a.keys.serverCA.pem(), ServerCASHA256: a.CASHA256(), Keys: keys,
+		Epoch: a.epoch.Epoch,
 	}
+	if status.Downloads, err = a.wireRedirects(ctx, blobs); err != nil {
+		return err
+	}
+	if err := a.openLog(); err != nil {
+		return err
+	}
+	status.LogKey = a.logKey.Verifier()
 	reports, err := report.New(report.Config{
+		Log:   a.log,
 		Store: a.store, Catalog: a.repository.Catalog, Blobs: blobs, Key: a.keys.report.key, Certificate: a.keys.report.cert.Raw,
 		Server: a.DeviceURL(), TrustDomain: a.cfg.TrustDomain, Build: build, Now: now,
 	})
@@ -221,10 +249,15 @@ func (a *App) wire(ctx context.Context, blobs artifacts.Store, roots *x509.CertP
 		return err
 	}
 	a.admin = &adminapi.Server{
-		Store: a.store, Blobs: blobs, Repository: a.repository, Files: files, Reports: reports, Enforcer: a.enforcer,
-		Authn: authn.New(a.store, now), Status: func() api.Status { return status }, Terms: terms, Now: now,
+		Store: a.store, Blobs: blobs, Repository: a.repository, Files: files, Reports: reports, Enforcer: a.enforcer, Log: a.log,
+		Authn: authn.New(a.store, now), Status: func() api.Status { return status }, Terms: terms, Points: a.pointNames(), Now: now,
 	}
 	a.metrics = observe.NewMetrics(func() float64 { return a.repository.Age().Seconds() })
+	a.watchLog()
+	if err := a.wireNetwork(ctx); err != nil {
+		return err
+	}
+	a.wireRetention(blobs)
 	return a.bootstrap(ctx)
 }
 
@@ -264,6 +297,9 @@ func (a *App) Close() {
 	a.closeOnce.Do(func() {
 		for _, l := range a.listeners {
 			_ = l.Close() // closed by Run already, as a rule
+		}
+		for _, done := range a.network.closes {
+			_ = done() // idle connections
 		}
 		if a.store != nil {
 			if err := a.store.Close(); err != nil {

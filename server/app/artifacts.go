@@ -5,15 +5,16 @@ import (
 	"crypto/x509"
 	"fmt"
 	"os"
+	"time"
 
-	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/artifacts/dirstore"
 	"github.com/cordon-ota/cordon/artifacts/s3store"
 	"github.com/cordon-ota/cordon/server/config"
+	"github.com/cordon-ota/cordon/server/retention"
 )
 
 // openArtifacts opens the directory or the bucket that the configuration names.
-func (a *App) openArtifacts(ctx context.Context) (artifacts.Store, error) {
+func (a *App) openArtifacts(ctx context.Context) (retention.Artifacts, error) {
 	s3 := a.cfg.S3
 	if s3 == (config.S3{}) {
 		return dirstore.Open(a.cfg.Artifacts)
@@ -30,10 +31,18 @@ func (a *App) openArtifacts(ctx context.Context) (artifacts.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s3store.Open(ctx, s3store.Config{
+	store, err := s3store.Open(ctx, s3store.Config{
 		Endpoint: s3.Endpoint, Bucket: s3.Bucket, Prefix: s3.Prefix, Region: s3.Region, AccessKey: string(access), SecretKey: string(secret),
 		Roots: roots, PathStyle: s3.PathStyle, OmitChecksums: s3.OmitChecksums,
+		IdleTimeout: s3.IdleTimeout.Std(), PublicEndpoint: a.cfg.Presign.Endpoint, LockMode: s3store.LockMode(s3.LockMode), LockFor: time.Duration(s3.LockDays) * 24 * time.Hour, Now: a.opt.Now,
 	})
+	if err != nil {
+		return nil, err
+	}
+	if s3.LockMode != "" && !store.Features().ObjectLock {
+		a.opt.Log.WarnContext(ctx, "published images are not locked: s3.lock_mode is set, and the bucket has no object lock", "bucket", s3.Bucket)
+	}
+	return store, nil
 }
 
 // s3Roots is nil, which means the system's, when no file is named.

@@ -53,9 +53,9 @@ func TestCommandLine(t *testing.T) {
 		"port taken": {[]string{"--config", write(t, strings.Replace(free, "admin = \"127.0.0.1:0\"", "admin = \""+taken.Addr().String()+"\"", 1))},
 			3, "", "another process"},
 		"no database": {[]string{"--config", write(t, "database = \"postgres://127.0.0.1:1/cordon?sslmode=disable\"\n"+free)}, 3, "", "database of the configuration runs"},
-		"EK roots missing": {[]string{"--config", write(t, "ek_roots_file = \""+filepath.Join(dir, "none.pem")+"\"\n"+free)},
+		"EK roots missing": {[]string{"--config", write(t, "ek_roots_file = \""+filepath.Join(dir, "none.pem")+"\"\n"+strings.Replace(free, filepath.Join(dir, "data"), filepath.Join(dir, "data2"), 1))},
 			3, "", "cannot read ek_roots_file"},
-		"EK roots empty":           {[]string{"--config", write(t, "ek_roots_file = \""+write(t, "nothing")+"\"\n"+free)}, 3, "", "holds no PEM certificate"},
+		"EK roots empty":           {[]string{"--config", write(t, "ek_roots_file = \""+write(t, "nothing")+"\"\n"+strings.Replace(free, filepath.Join(dir, "data"), filepath.Join(dir, "data3"), 1))}, 3, "", "holds no PEM certificate"},
 		"data directory is a file": {[]string{"--config", write(t, strings.Replace(free, filepath.Join(dir, "data"), write(t, "x"), 1))}, 3, "", "data directory"},
 	} {
 		t.Run(name, func(t *testing.T) {

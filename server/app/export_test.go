@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+
+	"github.com/cordon-ota/cordon/server/appraise"
 )
 
 // DeviceTLS is the configuration of the device listener.
@@ -23,6 +25,11 @@ func (a *App) SweepOnce(ctx context.Context) error { return a.sweepOnce(ctx) }
 
 // Router is a listener's router with other routes.
 func (a *App) Router(register func(*echo.Echo)) http.Handler { return a.echo(Admin, register) }
+
+// Challenges are those of polls and of enrollments.
+func (a *App) Challenges() (polls, enrollments *appraise.Challenges) {
+	return a.challenges, a.enrollments
+}
 
 // Server is the HTTP server of a listener.
 func (a *App) Server(name string) *http.Server { return a.server(context.Background(), name) }

@@ -21,6 +21,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/client/api"
 )
@@ -29,9 +30,11 @@ import (
 // read after that. Each is made whole or not at all.
 type keyring struct {
 	snapshot, timestamp, product, director ed25519.PrivateKey
+	log                                    ed25519.PrivateKey // signs checkpoints of the audit log
 	serverCA, deviceCA                     authority
 	report                                 authority // leaf that signs reports
 	challenge, enrollment, activation      []byte
+	webhook                                ed25519.PrivateKey // signs what is posted to network enforcement points
 	tls                                    tls.Certificate
 }
 
@@ -54,6 +57,8 @@ func openKeyring(dir string, names []string, trustDomain string, now time.Time) 
 	k := &keyring{}
 	for name, into := range map[string]*ed25519.PrivateKey{
 		"tuf-snapshot": &k.snapshot, "tuf-timestamp": &k.timestamp, "tuf-product": &k.product, "tuf-director": &k.director,
+		"segment-webhook": &k.webhook,
+		"log":             &k.log,
 	} {
 		key, err := loadOrMake(filepath.Join(dir, name+".pem"), newEd25519)
 		if err != nil {
@@ -299,8 +304,10 @@ func placeFile(path string, data []byte, place func(from, to string) error) erro
 		err = cerr
 	}
 	if err == nil {
+		crash.Here(crash.KeyWritten)
 		err = place(f.Name(), path)
 	}
+	crash.Here(crash.KeyPlaced)
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", filepath.Base(path), err)
 	}

@@ -17,10 +17,10 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/cordon-ota/cordon/server/appraise"
-	"github.com/cordon-ota/cordon/server/audit"
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/problem"
+	"github.com/cordon-ota/cordon/server/standing"
 	"github.com/cordon-ota/cordon/server/store"
 )
 
@@ -58,6 +58,12 @@ func (a *App) Run(ctx context.Context) error {
 	start("repository", func(ctx context.Context) error { return a.repository.Run(ctx, followEvery) })
 	start("door", a.enforcer.Run)
 	start("sweeper", a.sweep)
+	start("restored", a.orderAgain)
+	for name, run := range a.network.runs {
+		start(name, run)
+	}
+	start("retention", a.collect)
+	start("log", a.log.Run)
 	for _, name := range []string{Devices, Admin, Metrics} {
 		start(name, func(ctx context.Context) error { return a.serve(ctx, name) })
 	}
@@ -178,7 +184,7 @@ func (a *App) adminRoutes(e *echo.Echo) {
 		if age := a.repository.Age(); age > a.cfg.Times.BeaconWindow.Std() {
 			return c.String(http.StatusServiceUnavailable, fmt.Sprintf("the timestamp is %s old\n", age.Round(time.Second)))
 		}
-		return c.String(http.StatusOK, "ready\n")
+		return c.String(http.StatusOK, "ready\n"+a.logLine()+"\n")
 	})
 }
 
@@ -209,7 +215,7 @@ func (a *App) sweep(ctx context.Context) error {
 // sweepOnce looks at every device that is due, batch by batch.
 func (a *App) sweepOnce(ctx context.Context) error {
 	now := a.opt.Now()
-	terms := fleet.Terms{Lease: a.cfg.Times.Lease.Std(), Grace: a.cfg.Times.Grace.Std()}
+	terms := a.rules().Terms
 	for {
 		due, err := a.store.DevicesDue(ctx, now, sweepBatch)
 		if err != nil {
@@ -231,33 +237,22 @@ func (a *App) sweepOnce(ctx context.Context) error {
 
 func (a *App) sweepDevice(ctx context.Context, d fleet.Device, terms fleet.Terms, now time.Time) (changed bool, err error) {
 	step, changed := fleet.Expire(d, now)
-	after := step.Device
-	var change store.Change
-	for _, f := range step.Facts {
-		change.Events = append(change.Events, store.Event{At: now, Type: f.Type, Actor: "sweeper", Subject: d.ID, Data: f.Data})
-	}
-	if step.Update != "" {
-		change.Writes = append(change.Writes, store.CloseUpdate{Device: d.ID, Result: step.Update, At: now, Evidence: d.LastEvidence})
-	}
 	open, err := store.QuarantineOf(ctx, a.store, d.ID)
 	if err != nil {
 		return false, err
 	}
-	if order, ok := appraise.OrderFor(&after, open, now, terms); ok {
-		changed = true
-		change.Orders = append(change.Orders, order)
-		change.Events = append(change.Events, store.Event{At: now, Type: audit.SegmentOrdered, Actor: "sweeper", Subject: d.ID, Data: map[string]any{
-			"segment": order.Segment, "epoch": order.Epoch,
-		}})
-	}
-	if !changed {
+	rules := standing.Rules{Terms: terms, Points: a.pointNames()}
+	if !changed && !rules.Moves(step.Device, open, now) {
 		return false, nil
 	}
-	change.Expect = append(change.Expect, store.Expect{Table: store.Devices, Key: d.ID, Version: d.Version})
-	change.Writes = append(change.Writes, store.PutDevice{Device: after})
+	var change store.Change
+	standing.Take(&change, &d, &open, step, "sweeper", now)
+	rules.Close(&change, &d, open, "sweeper", now)
+	crash.Here(crash.SweepDecided)
 	if err := a.store.Commit(ctx, change); err != nil {
 		return false, err
 	}
+	crash.Here(crash.SweepCommitted)
 	a.enforcer.Wake()
 	return true, nil
 }

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/wire"
@@ -52,7 +53,12 @@ type Settings struct {
 	Jitter         float64       // 0.2 = +-20 %
 	BeaconWindow   time.Duration
 	UpdateDeadline time.Duration // from the offer to the proof
+	Points         []string      // the network enforcement points
 	Build          string        // of this verifier, recorded with each appraisal
+	// After a restore from a backup, at RestoredAt, beacons up to version Floor do not count, and a device that has not
+	// proven anything since may run what the server does not know any more.
+	Floor      int64
+	RestoredAt time.Time
 }
 
 // Service answers polls. It is safe for concurrent use.
@@ -87,6 +93,7 @@ type Answer struct {
 	Body     []byte
 	NextPoll time.Duration
 	Time     time.Time
+	Device   string        // who polled: the connection's key has proven it
 	Changed  *fleet.Device // the device after the poll, when it changed: enforcement inside this process listens
 
 	costs string // the device that this poll makes rows for that prove nothing; empty if it does not
@@ -114,6 +121,7 @@ func (s *Service) Poll(ctx context.Context, tlsKey digest.SHA256, exporter, body
 		if err := s.afford(answer.costs, attempt); err != nil {
 			return Answer{}, err
 		}
+		crash.Here(crash.PollDecided)
 		err = s.store.Commit(ctx, change)
 		if errors.Is(err, store.ErrConflict) {
 			continue
@@ -121,6 +129,7 @@ func (s *Service) Poll(ctx context.Context, tlsKey digest.SHA256, exporter, body
 		if err != nil {
 			return Answer{}, fmt.Errorf("cannot commit the poll: %w", err)
 		}
+		crash.Here(crash.PollCommitted)
 		return answer, nil
 	}
 	return Answer{}, problem.Busy(fmt.Errorf("device state kept changing: %w", store.ErrConflict), time.Second)
@@ -154,7 +163,7 @@ func (s *Service) decide(ctx context.Context, catalog *repository.Catalog, tlsKe
 	if d.LastPoll == digestOfBody && !offerEnded(catalog, d, now) {
 		// The last accepted poll, byte for byte, by the same key: its answer was lost. Recognised before the channel
 		// check, because it was bound to the old connection; it renews nothing. No stored bytes stand for a 204.
-		return Answer{Body: d.LastAnswer, NextPoll: s.nextPoll(), Time: now}, store.Change{}, nil
+		return Answer{Device: d.ID, Body: d.LastAnswer, NextPoll: s.nextPoll(), Time: now}, store.Change{}, nil
 	}
 	t, err := s.newTurn(ctx, catalog, d, exporter, body, now)
 	if err != nil {

@@ -39,6 +39,11 @@ func (t *turn) judge(ctx context.Context) error {
 		t.want(wire.WantQuote)
 		return nil
 	}
+	if t.lost() {
+		t.refuse(reason.ReleaseLost)
+		t.stuck = true
+		return nil
+	}
 	baseline, ok := t.product.Baselines[t.d.Profile]
 	in := t.input(evidence, fresh, &baseline.Value)
 	if !ok || len(in.Expected) == 0 {
@@ -56,6 +61,10 @@ func (t *turn) judge(ctx context.Context) error {
 	}
 	if onlyLogMissing(verdict) {
 		t.want(wire.WantLog)
+		return nil
+	}
+	if verdict.Outcome == attestation.Affirmed && !fresh.challenge && t.unknownSinceRestore() {
+		t.want(wire.WantQuote) // what was known of the device may be out of date: it begins again over a challenge
 		return nil
 	}
 	if verdict.Outcome == attestation.Affirmed && !fresh.challenge && t.claims.Boot != nil && t.claims.Boot.Result == "ok" {
@@ -148,6 +157,9 @@ func (t *turn) freshness(ctx context.Context) (freshness, reason.Reason, error) 
 	if err != nil {
 		return freshness{}, "", fmt.Errorf("cannot look the beacon up: %w", err)
 	}
+	if beacon.Version <= t.s.set.Floor {
+		return freshness{}, reason.NonceUnknown, nil // a quote over it may have been recorded before the restore
+	}
 	if t.now.Sub(beacon.IssuedAt) > t.s.set.BeaconWindow {
 		return freshness{}, reason.NonceExpired, nil
 	}
@@ -186,6 +198,8 @@ func (t *turn) expected(r *repository.Release) bool {
 	switch {
 	case t.d.Proven == "", r.Name == t.d.Proven, r.Name == t.d.Offered:
 		return true
+	case t.unknownSinceRestore() && !r.Statement.Predicate.Recovery:
+		return r.Statement.Predicate.Counter >= t.d.HighCounter // it may have been offered in the history that was lost
 	case r.Statement.Predicate.Recovery:
 		return len(artifacts.CheckRelease(t.product.Policy, r.Statement.Predicate)) == 0
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/cordon-ota/cordon/server/problem"
 	"github.com/cordon-ota/cordon/server/repository"
 	"github.com/cordon-ota/cordon/server/rollout"
+	"github.com/cordon-ota/cordon/server/standing"
 	"github.com/cordon-ota/cordon/server/store"
 )
 
@@ -291,28 +292,8 @@ func (t *turn) recovering() bool {
 
 // apply takes over a decision of fleet.
 func (t *turn) apply(step fleet.Step) {
-	before := t.d
-	t.d, t.changed = step.Device, true
-	for _, f := range step.Facts {
-		t.event(f.Type, t.d.ID, f.Data)
-	}
-	if step.Quarantine != nil {
-		var version int64
-		if t.q != nil && t.q.ID == step.Quarantine.ID {
-			version = t.q.Version
-		}
-		t.change.Expect = append(t.change.Expect, store.Expect{Table: store.Quarantines, Key: step.Quarantine.ID, Version: version})
-		t.change.Writes = append(t.change.Writes, store.PutQuarantine{Quarantine: *step.Quarantine})
-		t.q = step.Quarantine
-	}
-	if step.Update != "" {
-		t.change.Writes = append(t.change.Writes, store.CloseUpdate{Device: t.d.ID, Result: step.Update, At: t.now, Evidence: t.d.LastEvidence})
-	}
-	if t.d.Offered != "" && t.d.Offered != before.Offered {
-		t.change.Writes = append(t.change.Writes, store.AddUpdate{Update: store.Update{
-			Device: t.d.ID, Product: t.d.Product, From: t.d.Proven, To: t.d.Offered, OfferedAt: t.now, Result: "open",
-		}})
-	}
+	t.changed = true
+	standing.Take(&t.change, &t.d, &t.q, step, t.d.ID, t.now)
 	t.refuse(step.Reasons...)
 }
 
@@ -331,7 +312,7 @@ func (t *turn) event(kind, actor string, data map[string]any) {
 // finish renders the answer and completes the change: the device row, the segment order, the stored answer.
 func (t *turn) finish(body digest.SHA256) (Answer, store.Change, error) {
 	t.answer.Refusal = refusals(t.reasons)
-	out := Answer{NextPoll: t.s.nextPoll(), Time: t.now}
+	out := Answer{Device: t.d.ID, NextPoll: t.s.nextPoll(), Time: t.now}
 	if !t.nothing() {
 		b, err := json.Marshal(t.answer)
 		if err != nil {
@@ -347,12 +328,7 @@ func (t *turn) finish(body digest.SHA256) (Answer, store.Change, error) {
 	if t.accepted || len(t.claims.Events) > 0 {
 		t.d.LastPoll, t.d.LastAnswer = body, out.Body
 	}
-	if order, ok := OrderFor(&t.d, t.q, t.now, t.s.set.Terms); ok {
-		t.change.Orders = append(t.change.Orders, order)
-		t.event(audit.SegmentOrdered, "server", map[string]any{"segment": order.Segment, "epoch": order.Epoch})
-	}
-	t.change.Expect = append(t.change.Expect, store.Expect{Table: store.Devices, Key: t.d.ID, Version: t.before.Version})
-	t.change.Writes = append(t.change.Writes, store.PutDevice{Device: t.d})
+	standing.Rules{Terms: t.s.set.Terms, Points: t.s.set.Points}.Close(&t.change, &t.d, t.q, "server", t.now)
 	out.Changed = &t.d
 	if t.costs() {
 		out.costs = t.d.ID
@@ -375,18 +351,3 @@ func (t *turn) nothing() bool {
 	return len(a.Roots) == 0 && len(a.DirectorRoots) == 0 && a.Timestamp == nil && a.Director == nil && a.Challenge == nil &&
 		a.EvidenceWanted == "" && a.Verdict == "" && len(a.Refusal) == 0 && len(a.Certificate) == 0 && len(a.Actions) == 0
 }
-
-// OrderFor raises the epoch and returns the enforcement order when the device belongs into another segment than the one
-// last ordered. It is used wherever a device changes.
-func OrderFor(d *fleet.Device, q *fleet.Quarantine, now time.Time, terms fleet.Terms) (store.Order, bool) {
-	segment := fleet.SegmentOf(*d, q, now, terms)
-	if segment == d.Segment {
-		return store.Order{}, false
-	}
-	d.Segment = segment
-	d.Epoch++
-	return store.Order{Device: d.ID, Segment: segment, Epoch: d.Epoch, Point: PointDoor, At: now}, true
-}
-
-// PointDoor is the artifact door as an enforcement point: it refuses and it cuts open streams.
-const PointDoor = "door"

@@ -37,6 +37,11 @@ const (
 	DeviceStale         = "device.stale"
 	SegmentOrdered      = "segment.ordered"
 	SegmentVerified     = "segment.verified"
+	SegmentUnverified   = "segment.unverified"      // an enforcement point could not be brought to follow; it is tried again
+	SegmentDrifted      = "segment.drifted"         // an enforcement point showed another state than the one verified
+	BreakerTripped      = "segment.breaker_tripped" // too many devices at once: tightening network orders wait for a person
+	BreakerResumed      = "segment.breaker_resumed" // a person let them go on
+	AddressLearned      = "device.address_learned"  // an authenticated poll came from another address than before
 	QuarantineOpened    = "quarantine.opened"
 	QuarantineRecovered = "quarantine.recovered" // a fresh challenge quote passed
 	QuarantineApproved  = "quarantine.approved"
@@ -48,10 +53,17 @@ const (
 	ReleaseResumeAsked  = "release.resume_approved"
 	ReleaseResumed      = "release.resumed"
 	ArtifactRefused     = "artifact.refused"
-	ArtifactServed      = "artifact.served" // a whole artifact reached the end of its last range
-	ClientEvent         = "client.event"    // what a device says it refused
+	ArtifactServed      = "artifact.served"     // a whole artifact reached the end of its last range
+	ClientEvent         = "client.event"        // what a device says it refused
+	ArtifactPresigned   = "artifact.presigned"  // a URL that opens one range for up to a minute, past the door
+	ReleasePruned       = "release.pruned"      // its images are no longer kept
+	ArtifactsCondemned  = "artifacts.condemned" // blobs that nothing refers to are being removed
+	ArtifactsRemoved    = "artifacts.removed"   // blobs and unfinished uploads are gone
 	ReportMade          = "report.made"
 	CertificateIssued   = "certificate.issued"
+	LogStopped          = "log.stopped"     // rows, tiles, checkpoints and witnesses do not agree: the tile log signs nothing more
+	LogRefused          = "log.refused"     // a witness has seen another history
+	ServerRestored      = "server.restored" // from a backup; a log that was signed before ends here
 )
 
 // ErrLeaf is returned for leaf bytes that cordon did not write.

@@ -23,12 +23,14 @@ const (
 	DeviceRetire   Permission = "device.retire"
 	DeviceIsolate  Permission = "device.quarantine"
 	DeviceRelease  Permission = "device.release"
+	SegmentResume  Permission = "segment.resume"
 	BlobWrite      Permission = "blob.write"
 	ReleaseRead    Permission = "release.read"
 	ReleasePublish Permission = "release.publish"
 	ReleaseApprove Permission = "release.approve"
 	ReleaseHold    Permission = "release.hold"
 	ReleaseResume  Permission = "release.resume"
+	ReleasePrune   Permission = "release.prune"
 	AuditRead      Permission = "audit.read"
 	ReportMake     Permission = "report.make"
 	Public         Permission = "public" // open to everyone; only what a ceremony or a probe needs
@@ -38,8 +40,8 @@ const (
 var table = map[string][]Permission{
 	api.RoleAdmin: {CeremonyApply, PeopleRead, PeopleWrite, InventoryRead, DeviceRead, ReleaseRead, AuditRead},
 	api.RoleOperator: {
-		PeopleRead, InventoryRead, InventoryWrite, DeviceRead, DeviceApprove, DeviceRetire, DeviceIsolate, DeviceRelease,
-		ReleaseRead, ReleaseApprove, ReleaseHold, ReleaseResume, AuditRead,
+		PeopleRead, InventoryRead, InventoryWrite, DeviceRead, DeviceApprove, DeviceRetire, DeviceIsolate, DeviceRelease, SegmentResume,
+		ReleaseRead, ReleaseApprove, ReleaseHold, ReleaseResume, ReleasePrune, AuditRead,
 	},
 	api.RoleAuditor: {PeopleRead, InventoryRead, DeviceRead, ReleaseRead, AuditRead, ReportMake},
 	api.RoleCI:      {BlobWrite, ReleaseRead, ReleasePublish},

@@ -3,8 +3,10 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/url"
 	"os"
@@ -15,6 +17,8 @@ import (
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/cordon-ota/cordon/artifacts/tlog"
 )
 
 // ErrConfig is wrapped by every error about the content of a configuration.
@@ -48,6 +52,11 @@ type Config struct {
 	Listen Listen `toml:"listen"`
 	Times  Times  `toml:"times"`
 	Log    Log    `toml:"log"`
+	Audit  Audit  `toml:"audit"`
+
+	Presign   Presign   `toml:"presign"`
+	Retention Retention `toml:"retention"`
+	Segment   Segment   `toml:"segment"`
 }
 
 // S3 keeps artifacts in a bucket instead of a directory. The bucket must exist; it needs conditional writes, and a
@@ -71,6 +80,43 @@ type S3 struct {
 	PathStyle bool `toml:"path_style"`
 	// OmitChecksums leaves the stored checksum header away, for servers that refuse it. Default false.
 	OmitChecksums bool `toml:"omit_checksums"`
+	// IdleTimeout is how long nothing may move on a connection to the S3 server before it is given up and tried again;
+	// after four tries the store counts as away. Default "2m".
+	IdleTimeout Duration `toml:"idle_timeout"`
+	// LockMode is "governance" or "compliance": what a release that gets published consists of is locked, in a bucket with
+	// object lock. Nobody ends a compliance lock early, not even the owner of the bucket. Optional: nothing is locked.
+	LockMode string `toml:"lock_mode"`
+	// LockDays is how long, from the publication. Needed with LockMode; at least 1.
+	LockDays int `toml:"lock_days"`
+}
+
+// Presign lets devices read firmware of some products from the bucket itself, past the door: with URLs that open one
+// range of one image for Life. What was signed cannot be taken back by a hold or a quarantine (threat model). Needs [s3].
+type Presign struct {
+	// Products are the products whose firmware may be read so. Optional: default none.
+	Products []string `toml:"products"`
+	// Life is how long a URL lives, "1s" to "60s". Default "30s".
+	Life Duration `toml:"life"`
+	// Endpoint is the URL of the S3 server as devices reach it. Optional: default s3.endpoint.
+	Endpoint string `toml:"endpoint"`
+	// CAFile holds the PEM certificates of the CA that devices trust for it. Optional: default s3.ca_file.
+	CAFile string `toml:"ca_file"`
+}
+
+// Retention is how long artifacts are kept that nothing refers to.
+type Retention struct {
+	// Disabled keeps everything until somebody runs 'cordonctl release gc --apply'. Default false.
+	Disabled bool `toml:"disabled"`
+	// Every is the time between two rounds. Default "1h".
+	Every Duration `toml:"every"`
+	// Grace: a blob is left alone for this long after it was written, after a publisher was told that it is there, and
+	// after its release was pruned. At least "1h". Default "24h".
+	Grace Duration `toml:"grace"`
+	// Uploads: an unfinished upload is thrown away when nothing of it came for this long. At least "1h". Default "168h".
+	Uploads Duration `toml:"uploads"`
+	// KeepReleases prunes releases of a product beyond this many newest ones, unless a device may need them. At least 2, or
+	// 0 for none. Default 0: releases are pruned by hand alone.
+	KeepReleases int `toml:"keep_releases"`
 }
 
 // Listen holds the addresses. Port 0 takes a free one.
@@ -112,6 +158,20 @@ type Log struct {
 	Level string `toml:"level"`
 	// Format is "text" or "json". Default "text".
 	Format string `toml:"format"`
+}
+
+// Audit is the transparency log of the audit events. Which witnesses it asks stands in the offline targets
+// ('cordon-sign log set').
+type Audit struct {
+	// Origin is the name of the log, in every checkpoint: ASCII without white space and "+". Another origin is another
+	// log; after a restore from a backup the server adds its epoch. Default "<trust_domain>/audit".
+	Origin string `toml:"origin"`
+	// Dir holds the tiles; each replica needs its own. Default "<data_dir>/log".
+	Dir string `toml:"dir"`
+	// Every is how often new events are taken in and a checkpoint is signed. Default "1s".
+	Every Duration `toml:"every"`
+	// WitnessCAFile holds the PEM certificates of the CA of the witnesses. Optional: default the system's.
+	WitnessCAFile string `toml:"witness_ca_file"`
 }
 
 // Duration is a time.Duration in TOML text.
@@ -217,6 +277,14 @@ func (c *Config) setDefaults() {
 	span(&c.Times.Challenge, 5*time.Minute)
 	span(&c.Times.UpdateDeadline, 24*time.Hour)
 	span(&c.Times.Enforce, time.Second)
+	span(&c.Presign.Life, 30*time.Second)
+	span(&c.Retention.Every, time.Hour)
+	span(&c.Retention.Grace, 24*time.Hour)
+	span(&c.Retention.Uploads, 7*24*time.Hour)
+	text(&c.Audit.Origin, c.TrustDomain+"/audit")
+	text(&c.Audit.Dir, filepath.Join(c.DataDir, "log"))
+	span(&c.Audit.Every, time.Second)
+	c.Segment.setDefaults()
 	text(&c.Log.Level, "info")
 	text(&c.Log.Format, "text")
 }
@@ -275,7 +343,15 @@ func (c *Config) validate() error {
 			say("names: %q is neither a DNS name in lower case nor an IP address", n)
 		}
 	}
+	c.validateArtifacts(say)
 	c.validateDatabase(say)
+	c.Segment.validate(say)
+	if err := tlog.ValidOrigin(fmt.Sprintf("%s/%d", c.Audit.Origin, int64(math.MaxInt64))); err != nil { // room for an epoch
+		say("audit.origin: %v", err)
+	}
+	if c.Audit.Every.Std() < 100*time.Millisecond || c.Audit.Every.Std() > time.Minute {
+		say("audit.every must be 100ms to 1m")
+	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
 		say("log.level: %q is not \"debug\", \"info\", \"warn\" or \"error\"", c.Log.Level)
 	}
@@ -290,6 +366,42 @@ func (c *Config) validate() error {
 }
 
 var dnsName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$`)
+
+// validateArtifacts checks what is locked, presigned and removed.
+func (c *Config) validateArtifacts(say func(format string, args ...any)) {
+	if mode := c.S3.LockMode; !slices.Contains([]string{"", "governance", "compliance"}, mode) {
+		say("s3.lock_mode: %q is neither \"governance\" nor \"compliance\"", mode)
+	}
+	if (c.S3.LockMode == "") != (c.S3.LockDays == 0) || c.S3.LockDays < 0 || c.S3.LockDays > 36500 {
+		say("s3.lock_mode and s3.lock_days must be set together, the days to 1 to 36500")
+	}
+	if idle := c.S3.IdleTimeout.Std(); idle != 0 && idle < time.Second {
+		say("s3.idle_timeout must be at least 1s")
+	}
+	if len(c.Presign.Products) > 0 && c.S3 == (S3{}) {
+		say("presign.products needs [s3]")
+	}
+	if life := c.Presign.Life.Std(); life < time.Second || life > time.Minute {
+		say("presign.life must be 1s to 60s")
+	}
+	if c.Presign.Endpoint != "" || len(c.Presign.Products) > 0 {
+		endpoint := cmp.Or(c.Presign.Endpoint, c.S3.Endpoint)
+		if u, err := url.Parse(endpoint); err != nil || u.Scheme != "https" || u.Host == "" {
+			say("presign.endpoint: %q is not an https URL, and devices take no other", endpoint)
+		}
+	}
+	for key, d := range map[string]Duration{"retention.grace": c.Retention.Grace, "retention.uploads": c.Retention.Uploads} {
+		if d.Std() < time.Hour {
+			say("%s must be at least 1h: publishers need time between upload and publication", key)
+		}
+	}
+	if c.Retention.Every.Std() < time.Minute {
+		say("retention.every must be at least 1m")
+	}
+	if n := c.Retention.KeepReleases; n < 0 || n == 1 {
+		say("retention.keep_releases must be 0 or at least 2: after a hold the release before is what new devices get")
+	}
+}
 
 func (c *Config) validateDatabase(say func(format string, args ...any)) {
 	switch {

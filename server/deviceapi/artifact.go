@@ -13,6 +13,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/server/audit"
@@ -60,7 +61,12 @@ func (s *Server) artifact(c echo.Context) error {
 	} else if again != grant {
 		return problem.Busy(errors.New("the grant changed while the stream opened"), time.Second)
 	}
-	return s.send(ctx, c, grant, sum, span{from: from, to: to, size: size})
+	part := span{from: from, to: to, size: size}
+	if u := s.redirect(ctx, c, grant, sum, part); u != "" {
+		c.Response().Header().Set("Cache-Control", "private, no-store")
+		return c.Redirect(http.StatusTemporaryRedirect, u)
+	}
+	return s.send(ctx, c, grant, sum, part)
 }
 
 func (s *Server) authorise(ctx context.Context, c echo.Context, sum digest.SHA256) (segment.Grant, error) {
@@ -99,9 +105,12 @@ func (s *Server) refusals() *limit.Limiter { s.limit(); return s.refused }
 
 func (s *Server) served() *limit.Limiter { s.limit(); return s.sent }
 
+func (s *Server) redirected() *limit.Limiter { s.limit(); return s.presigned }
+
 func (s *Server) limit() {
 	s.limits.Do(func() {
 		s.refused, s.sent = limit.New(eventBurst, eventEvery, eventKeys), limit.New(eventBurst, eventEvery, eventKeys)
+		s.presigned = limit.New(eventBurst, eventEvery, eventKeys)
 	})
 }
 
@@ -116,7 +125,9 @@ func (s *Server) event(ctx context.Context, limited *limit.Limiter, kind, device
 		data["suppressed"] = suppressed
 	}
 	ctx = context.WithoutCancel(ctx) // hanging up must not take the event along
+	crash.Here(crash.DoorDecided)
 	err := s.Store.Commit(ctx, store.Change{Events: []store.Event{{At: s.Now(), Type: kind, Actor: "door", Subject: device, Data: data}}})
+	crash.Here(crash.DoorRecorded)
 	if err != nil {
 		s.Log.ErrorContext(ctx, "cannot write an audit event of the door", "type", kind, "error", err)
 	}

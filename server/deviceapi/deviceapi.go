@@ -50,12 +50,16 @@ type Server struct {
 	Files    *repository.Files
 	Door     *segment.Door
 	Enforcer *segment.Enforcer
+	Places   *segment.Learner // Optional: keeps where polls come from
 	Catalog  func() *repository.Catalog
 	Now      func() time.Time
 	Log      *slog.Logger
 
+	Redirects Redirects
+
 	limits        sync.Once
 	refused, sent *limit.Limiter // events of the door; made by limits
+	presigned     *limit.Limiter
 }
 
 // Register adds the routes. Every body has a limit; every route but the open metadata asks for a client key.
@@ -157,6 +161,9 @@ func (s *Server) poll(c echo.Context) error {
 	answer, err := s.Polls.Poll(c.Request().Context(), conn.key, conn.exporter, body)
 	if err != nil {
 		return err
+	}
+	if s.Places != nil && answer.Device != "" {
+		s.Places.Seen(c.Request().Context(), answer.Device, c.Request().RemoteAddr)
 	}
 	if answer.Changed != nil {
 		s.Enforcer.Wake()

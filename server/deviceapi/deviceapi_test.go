@@ -29,7 +29,6 @@ import (
 	"github.com/cordon-ota/cordon/attestation/evidencetest"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/wire"
-	"github.com/cordon-ota/cordon/server/appraise"
 	"github.com/cordon-ota/cordon/server/appraise/appraisetest"
 	"github.com/cordon-ota/cordon/server/deviceapi"
 	"github.com/cordon-ota/cordon/server/enroll"
@@ -37,6 +36,7 @@ import (
 	"github.com/cordon-ota/cordon/server/problem"
 	"github.com/cordon-ota/cordon/server/repository"
 	"github.com/cordon-ota/cordon/server/segment"
+	"github.com/cordon-ota/cordon/server/standing"
 	"github.com/cordon-ota/cordon/server/store"
 )
 
@@ -98,7 +98,7 @@ func newServer(t *testing.T) server {
 	door := segment.NewDoor()
 	s.api = &deviceapi.Server{
 		Polls: w.Service, Store: w.Store, Blobs: s.blobs, Files: repository.NewFiles(nil), Door: door,
-		Enroll:   enroll.New(w.Store, x509.NewCertPool(), w.Challenges, key[:], appraisetest.Settings.Terms, 5*time.Minute, w.Now),
+		Enroll:   enroll.New(w.Store, x509.NewCertPool(), w.Challenges, key[:], standing.Rules{Terms: appraisetest.Settings.Terms}, 5*time.Minute, w.Now),
 		Enforcer: segment.NewEnforcer(w.Store, door, w.Catalog, time.Hour, w.Now, w.Log), Catalog: w.Catalog, Now: w.Now, Log: w.Log,
 	}
 	e := echo.New()
@@ -364,14 +364,13 @@ func TestCutStreamIsShort(t *testing.T) {
 		t.Fatal(err)
 	}
 	step := fleet.Isolate(d.Row(), nil, "ann", "", s.Now())
-	order, ok := appraise.OrderFor(&step.Device, step.Quarantine, s.Now(), appraisetest.Settings.Terms)
-	if !ok {
+	before, q, change := d.Row(), (*fleet.Quarantine)(nil), store.Change{}
+	standing.Take(&change, &before, &q, step, "ann", s.Now())
+	standing.Rules{Terms: appraisetest.Settings.Terms}.Close(&change, &before, q, "ann", s.Now())
+	if len(change.Orders) != 1 {
 		t.Fatal("no order")
 	}
-	err := s.Store.Commit(t.Context(), store.Change{
-		Writes: []store.Write{store.PutDevice{Device: step.Device}, store.PutQuarantine{Quarantine: *step.Quarantine}}, Orders: []store.Order{order},
-	})
-	if err != nil {
+	if err := s.Store.Commit(t.Context(), change); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.api.Enforcer.Round(t.Context()); err != nil {

@@ -22,15 +22,23 @@ import (
 
 // Service signs director metadata.
 type Service struct {
-	key  crypto.Signer
-	life time.Duration
+	key   crypto.Signer
+	life  time.Duration
+	above int64
 }
 
 // New takes the online director key and how long metadata lives.
 func New(key crypto.Signer, life time.Duration) *Service { return &Service{key: key, life: life} }
 
+// Above returns a Service whose versions all lie above that one: a server before a restore may have issued any up to it.
+func (s *Service) Above(version int64) *Service {
+	out := *s
+	out.above = version
+	return &out
+}
+
 // Next returns the device's director documents for the release (nil: nothing to install). It signs only if the content
-// changed, a quarter of the life is left, or the device is ahead of the stored version; otherwise it returns prev and
+// changed, a quarter of the life is left, the stored version is from before a restore, or the device is ahead of it; otherwise it returns prev and
 // false. accepted is the director version that the authenticated device last verified: the new version is above both.
 func (s *Service) Next(d fleet.Device, release *artifacts.Release, prev *store.Director, accepted int64, now time.Time) (store.Director, bool, error) {
 	targets := targetsOf(d, release)
@@ -38,14 +46,14 @@ func (s *Service) Next(d fleet.Device, release *artifacts.Release, prev *store.D
 	if err != nil {
 		return store.Director{}, false, err
 	}
-	if prev != nil && prev.Content == content && prev.Number >= accepted && prev.Expires.Sub(now) > s.life/4 {
+	if prev != nil && prev.Content == content && prev.Number >= accepted && prev.Number > s.above && prev.Expires.Sub(now) > s.life/4 {
 		return *prev, false, nil
 	}
 	out := store.Director{Device: d.ID, Content: content, Expires: now.Add(s.life).Truncate(time.Second)}
 	if prev != nil {
 		out.Number = prev.Number
 	}
-	out.Number = max(out.Number, accepted) + 1
+	out.Number = max(out.Number, accepted, s.above) + 1
 	docs, err := tufrepo.SignDirector(tufrepo.DirectorSpec{
 		Device: d.ID, CounterBase: d.CounterBase, Version: out.Number, Expires: out.Expires, Targets: targets,
 	}, s.key)

@@ -8,14 +8,15 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/wire"
-	"github.com/cordon-ota/cordon/server/appraise"
 	"github.com/cordon-ota/cordon/server/audit"
 	"github.com/cordon-ota/cordon/server/authn"
 	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/problem"
+	"github.com/cordon-ota/cordon/server/standing"
 	"github.com/cordon-ota/cordon/server/store"
 )
 
@@ -50,20 +51,15 @@ func (s *Service) admit(ctx context.Context, a applicant, req wire.ActivateReque
 	if err != nil {
 		return wire.ActivateAnswer{}, err
 	}
-	if order, ok := appraise.OrderFor(&d, q, s.now(), s.terms); ok {
-		change.Orders = append(change.Orders, order)
-		change.Events = append(change.Events, store.Event{At: s.now(), Type: audit.SegmentOrdered, Actor: "server", Subject: d.ID, Data: map[string]any{
-			"segment": order.Segment, "epoch": order.Epoch,
-		}})
-	}
-	change.Expect = append(change.Expect, store.Expect{Table: store.Devices, Key: d.ID, Version: before.Version})
-	change.Writes = append(change.Writes, store.PutDevice{Device: d})
+	s.rules.Close(&change, &d, q, "server", s.now())
+	crash.Here(crash.EnrollDecided)
 	switch err := s.store.Commit(ctx, change); {
 	case errors.Is(err, store.ErrConflict):
 		return wire.ActivateAnswer{}, problem.New(http.StatusConflict, reason.Conflict, "the challenge was used already, or the TPM or its keys belong to another device; start again")
 	case err != nil:
 		return wire.ActivateAnswer{}, fmt.Errorf("cannot commit the enrollment: %w", err)
 	}
+	crash.Here(crash.EnrollCommitted)
 	return answer(d), nil
 }
 
@@ -88,7 +84,10 @@ func (s *Service) fresh(a applicant, req wire.ActivateRequest, claims wire.Claim
 		TLSPublic: a.tls.Raw, TLSKey: digest.Of(spki), EnrolledAt: s.now(),
 	}
 	if claims.Counter != nil {
-		d.CounterBase = claims.Counter.Index
+		// A counter that has counted already comes from a server that forgot the device, in a restore for example. The device
+		// keeps the base that it agreed on then, and whoever claims too much only refuses itself more releases.
+		d.HighCounter = min(claims.Counter.Value, claims.Counter.Index)
+		d.CounterBase = claims.Counter.Index - d.HighCounter
 	}
 	return d
 }
@@ -170,9 +169,6 @@ func (s *Service) claim(ctx context.Context, d *fleet.Device, token string, chan
 }
 
 func (s *Service) take(d *fleet.Device, change *store.Change, a fleet.Admission) {
-	step := fleet.Claim(*d, a)
-	*d = step.Device
-	for _, f := range step.Facts {
-		change.Events = append(change.Events, store.Event{At: s.now(), Type: f.Type, Actor: "server", Subject: d.ID, Data: f.Data})
-	}
+	var none *fleet.Quarantine // nobody is put into quarantine by a claim
+	standing.Take(change, d, &none, fleet.Claim(*d, a), "server", s.now())
 }

@@ -32,6 +32,7 @@ import (
 	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/limit"
 	"github.com/cordon-ota/cordon/server/problem"
+	"github.com/cordon-ota/cordon/server/standing"
 	"github.com/cordon-ota/cordon/server/store"
 )
 
@@ -50,7 +51,7 @@ type Service struct {
 	roots      *x509.CertPool
 	challenges *appraise.Challenges
 	secretKey  []byte // makes the activation secret of a challenge; never leaves the server
-	terms      fleet.Terms
+	rules      standing.Rules
 	maxAge     time.Duration
 	now        func() time.Time
 	refusals   *limit.Limiter
@@ -82,8 +83,8 @@ func (s *Service) refusedEvents(device string, why error) []store.Event {
 
 // New takes the TPM manufacturers' roots, the challenges with their maximal age, and the key that activation secrets are
 // made with. now is the server's clock.
-func New(s Store, roots *x509.CertPool, challenges *appraise.Challenges, secretKey []byte, terms fleet.Terms, maxAge time.Duration, now func() time.Time) *Service {
-	return &Service{store: s, roots: roots, challenges: challenges, secretKey: secretKey, terms: terms, maxAge: maxAge, now: now,
+func New(s Store, roots *x509.CertPool, challenges *appraise.Challenges, secretKey []byte, rules standing.Rules, maxAge time.Duration, now func() time.Time) *Service {
+	return &Service{store: s, roots: roots, challenges: challenges, secretKey: secretKey, rules: rules, maxAge: maxAge, now: now,
 		refusals: limit.New(refusalBurst, refusalEvery, refusalKeys)}
 }
 

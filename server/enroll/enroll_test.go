@@ -26,6 +26,7 @@ import (
 	"github.com/cordon-ota/cordon/server/enroll"
 	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/problem"
+	"github.com/cordon-ota/cordon/server/standing"
 	"github.com/cordon-ota/cordon/server/store"
 )
 
@@ -40,6 +41,7 @@ type soft struct {
 	tls      evidencetest.Key
 	exporter []byte
 	index    uint64 // NV counter; 0: missing
+	value    uint64 // what it has counted, by its own word
 	clock    quote.Clock
 }
 
@@ -75,7 +77,7 @@ func (d *soft) activation(t testing.TB, first wire.EnrollRequest, offer wire.Enr
 	}
 	claims := wire.Claims{Version: wire.ClaimsVersion}
 	if d.index > 0 {
-		claims.Counter = &wire.Counter{Index: d.index}
+		claims.Counter = &wire.Counter{Index: d.index, Value: d.value}
 	}
 	encoded, err := json.Marshal(claims)
 	if err != nil {
@@ -131,7 +133,7 @@ func newServer(t testing.TB) server {
 	w := appraisetest.New(t)
 	key := sha256.Sum256([]byte("activation"))
 	challenges := appraise.NewChallenges(bytes.Repeat([]byte{9}, 32), 5*time.Minute)
-	return server{w, enroll.New(w.Store, manufacturer().Pool(), challenges, key[:], appraisetest.Settings.Terms, 5*time.Minute, w.Now)}
+	return server{w, enroll.New(w.Store, manufacturer().Pool(), challenges, key[:], standing.Rules{Terms: appraisetest.Settings.Terms}, 5*time.Minute, w.Now)}
 }
 
 func (s server) start(t testing.TB, d *soft, first wire.EnrollRequest) wire.EnrollChallenge {
@@ -347,6 +349,27 @@ func TestChallengeIsUsedOnceInTimeAndForItsRequest(t *testing.T) {
 	s.Advance(5*time.Minute + time.Second)
 	_, err = s.Finish(t.Context(), spki(t, d.tls), d.exporter, body)
 	wantProblem(t, "late", err, reason.NonceExpired)
+}
+
+// A server that forgot a device in a restore keeps the base of its counter, or the device would refuse to be counted anew.
+func TestForgottenDeviceKeepsItsBase(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	for name, row := range map[string]struct{ value, base uint64 }{
+		"new": {0, 40}, "has counted": {7, 33}, "claims more than there is": {99, 0},
+	} {
+		d := newTPM(name)
+		d.value = row.value
+		for _, time := range []string{"first", "second"} {
+			got, err := s.enroll(t, d)
+			if err != nil || got.CounterBase != row.base {
+				t.Errorf("%s, %s time: got base %d, %v, want %d", name, time, got.CounterBase, err, row.base)
+			}
+		}
+		if got := s.row(t, d).HighCounter; got != 40-row.base {
+			t.Errorf("%s: got counter %d, want %d", name, got, 40-row.base)
+		}
+	}
 }
 
 func TestEnrollingAgain(t *testing.T) {

@@ -24,6 +24,7 @@ import (
 	"github.com/cordon-ota/cordon/server/appraise/appraisetest"
 	"github.com/cordon-ota/cordon/server/enroll"
 	"github.com/cordon-ota/cordon/server/fleet"
+	"github.com/cordon-ota/cordon/server/standing"
 	"github.com/cordon-ota/cordon/server/store"
 )
 
@@ -64,7 +65,7 @@ func serverFor(t *testing.T, g *genuine) (server, [][]byte) {
 		chain = append(chain, block.Bytes)
 	}
 	challenges := appraise.NewChallenges(bytes.Repeat([]byte{9}, 32), 5*time.Minute)
-	return server{w, enroll.New(w.Store, roots, challenges, bytes.Repeat([]byte{8}, 32), appraisetest.Settings.Terms, 5*time.Minute, w.Now)}, chain
+	return server{w, enroll.New(w.Store, roots, challenges, bytes.Repeat([]byte{8}, 32), standing.Rules{Terms: appraisetest.Settings.Terms}, 5*time.Minute, w.Now)}, chain
 }
 
 func must[T any](v T, err error) func(*testing.T) T {

@@ -14,6 +14,9 @@ import (
 type Terms struct {
 	Lease time.Duration // from the issue time of the beacon or challenge
 	Grace time.Duration // after the lease; then the device is restricted, not sticky
+	// Epoch is where the epochs of enforcement orders end that a server before a restore may have given: the network may
+	// have seen any of them. 0 if this server was never restored.
+	Epoch int64
 }
 
 // Proof is an appraisal together with what the quote was fresh against.

@@ -33,6 +33,15 @@ type Metrics struct {
 	Seconds  *prometheus.HistogramVec // listener, route
 	Refusals *prometheus.CounterVec   // reason
 	Swept    prometheus.Gauge         // Unix time of the sweeper's last complete round
+
+	Collected    prometheus.Gauge       // Unix time of the last complete round of garbage collection
+	Removed      *prometheus.CounterVec // kind: "blob", "upload"
+	RemovedBytes prometheus.Counter
+
+	SegmentOrders  *prometheus.GaugeVec     // point, state: open orders at network points
+	SegmentSeconds *prometheus.HistogramVec // point: from the request to the read-back
+	SegmentDrift   *prometheus.CounterVec   // point
+	SegmentBreaker *prometheus.GaugeVec     // product: 1 while tightening network orders wait for a person
 }
 
 // NewMetrics registers the metrics. age reports how old the current timestamp is, in seconds.
@@ -52,10 +61,58 @@ func NewMetrics(age func() float64) *Metrics {
 			Name: "cordon_sweeper_last_success_timestamp_seconds", Help: "When the sweeper last looked at every due device; alarm when it stands still.",
 		}),
 	}
+	m.segment()
+	m.retention()
 	m.Registry.MustRegister(m.Requests, m.Seconds, m.Refusals, m.Swept, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "cordon_timestamp_age_seconds", Help: "Age of the current TUF timestamp; alarm when it passes the beacon window.",
 		}, age))
 	return m
+}
+
+// WatchLog adds the metrics of the audit log.
+func (m *Metrics) WatchLog(status func() (lag float64, stopped bool)) {
+	m.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "cordon_log_lag_events", Help: "Audit events that no published checkpoint of the log covers; alarm when it keeps growing.",
+	}, func() float64 { lag, _ := status(); return lag }), prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "cordon_log_stopped", Help: "1 when rows, log and witnesses do not agree and a person has to look; alarm on it.",
+	}, func() float64 {
+		if _, stopped := status(); stopped {
+			return 1
+		}
+		return 0
+	}))
+}
+
+// segment makes the metrics of network enforcement. Points and products are names of the configuration and of the offline
+// policy: closed sets.
+func (m *Metrics) segment() {
+	m.SegmentOrders = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "cordon_segment_orders", Help: "Open enforcement orders by network point and state; alarm when any state but requested and acknowledged stays above zero.",
+	}, []string{"point", "state"})
+	m.SegmentSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "cordon_segment_verified_seconds", Help: "Time from an enforcement order to its read-back from the network.", Buckets: prometheus.ExponentialBuckets(0.01, 3, 11),
+	}, []string{"point"})
+	m.SegmentDrift = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "cordon_segment_drift_total", Help: "Times that a network point showed another state than the one verified before.",
+	}, []string{"point"})
+	m.SegmentBreaker = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "cordon_segment_breaker_tripped", Help: "1 while the tightening network orders of a product wait for a person; alarm on it.",
+	}, []string{"product"})
+	m.Registry.MustRegister(m.SegmentOrders, m.SegmentSeconds, m.SegmentDrift, m.SegmentBreaker)
+}
+
+// retention makes the metrics of garbage collection.
+func (m *Metrics) retention() {
+	m.Collected = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "cordon_retention_last_success_timestamp_seconds", Help: "When garbage collection last came to the end of a round.",
+	})
+	m.Removed = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "cordon_retention_removed_total", Help: "Blobs and unfinished uploads that garbage collection removed.",
+	}, []string{"kind"})
+	m.RemovedBytes = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "cordon_retention_removed_bytes_total", Help: "Bytes of the blobs that garbage collection removed.",
+	})
+	m.Registry.MustRegister(m.Collected, m.Removed, m.RemovedBytes)
 }

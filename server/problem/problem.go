@@ -17,6 +17,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/labstack/echo/v4"
 
+	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/wire"
 	"github.com/cordon-ota/cordon/server/store"
@@ -110,6 +111,9 @@ func fromEcho(err error) *Error {
 	}
 	if errors.Is(err, store.ErrUnavailable) {
 		return Busy(err, 5*time.Second)
+	}
+	if errors.Is(err, artifacts.ErrUnavailable) {
+		return Busy(err, 10*time.Second)
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return Busy(err, time.Second)

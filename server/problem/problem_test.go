@@ -14,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/labstack/echo/v4"
 
+	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/wire"
 	"github.com/cordon-ota/cordon/server/problem"
@@ -36,6 +37,7 @@ func TestDocuments(t *testing.T) {
 		"busy for a moment":  {problem.Busy(errors.New(secret), time.Millisecond), 503, reason.ServerBusy, "1"},
 		"unknown":            {errors.New(secret), 500, reason.Internal, ""},
 		"database down":      {fmt.Errorf("%s: %w", secret, store.ErrUnavailable), 503, reason.ServerBusy, "5"},
+		"object store away":  {fmt.Errorf("%s: %w", secret, artifacts.ErrUnavailable), 503, reason.ServerBusy, "10"},
 		"out of time":        {fmt.Errorf("%s: %w", secret, context.DeadlineExceeded), 503, reason.ServerBusy, "1"},
 		"no route":           {echo.ErrNotFound, 404, reason.NotFound, ""},
 		"no method":          {echo.ErrMethodNotAllowed, 405, reason.NotFound, ""},

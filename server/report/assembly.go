@@ -13,6 +13,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/tlog"
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
@@ -39,6 +40,7 @@ type assembly struct {
 func (a *assembly) run(ctx context.Context) error {
 	steps := []func(context.Context) error{
 		a.appraisals, a.updates, a.quarantines, a.cited, a.freshness, a.deviceRecords, a.releases, a.image, a.events,
+		a.proofs,
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
@@ -336,6 +338,20 @@ func (a *assembly) events(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// proofs adds the proof that the events are leaves of the log.
+func (a *assembly) proofs(ctx context.Context) error {
+	if a.s.c.Log == nil {
+		return nil
+	}
+	leaves := make([]tlog.Leaf, len(a.r.Events))
+	for i, e := range a.r.Events {
+		leaves[i] = tlog.Leaf{Index: uint64(e.Number - 1), Hash: tlog.LeafHash(e.Leaf)}
+	}
+	var err error
+	a.r.Log, err = a.s.c.Log.Prove(ctx, leaves)
+	return err
 }
 
 // ViewEvent renders a stored audit event beside its exact leaf.

@@ -28,6 +28,8 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/crash"
+	"github.com/cordon-ota/cordon/artifacts/tlog"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/api"
@@ -73,6 +75,12 @@ type Store interface {
 	History
 }
 
+// Log proves events of a report; *tilelog.Log has it. It waits a short time for the log to cover the leaves, which rise,
+// and says honestly which ones it does not.
+type Log interface {
+	Prove(ctx context.Context, leaves []tlog.Leaf) (*api.ReportLog, error)
+}
+
 // Limits bound a report. What goes beyond is left out and Coverage.Truncated is set.
 type Limits struct {
 	Appraisals  int // the earliest of the period are kept
@@ -87,8 +95,9 @@ type Limits struct {
 // DefaultLimits are the limits of a Config that names none.
 var DefaultLimits = Limits{Appraisals: 50_000, Events: 200_000, Updates: 100_000, Devices: 100_000, Quarantines: 50_000, Past: 64, Bytes: 256 << 20}
 
-// Config joins the parts of a Service. All but Limits are needed.
+// Config joins the parts of a Service. All but Limits and Log are needed; without a Log the report has no proofs.
 type Config struct {
+	Log         Log
 	Store       Store
 	Catalog     func() *repository.Catalog
 	Blobs       artifacts.Blobs
@@ -173,6 +182,7 @@ func (s *Service) Make(ctx context.Context, actor string, from, to time.Time, pr
 	if err != nil {
 		return nil, err
 	}
+	crash.Here(crash.ReportSigned)
 	err = s.c.Store.Commit(ctx, store.Change{Events: []store.Event{{
 		At: s.c.Now(), Type: audit.ReportMade, Actor: actor, Subject: digest.Of(doc).String(), Data: map[string]any{
 			"from": from, "to": to, "product": product, "bytes": len(doc), "appraisals": len(a.r.Appraisals),
@@ -182,6 +192,7 @@ func (s *Service) Make(ctx context.Context, actor string, from, to time.Time, pr
 	if err != nil {
 		return nil, fmt.Errorf("cannot record the report: %w", err)
 	}
+	crash.Here(crash.ReportRecorded)
 	return doc, nil
 }
 

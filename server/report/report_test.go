@@ -67,6 +67,7 @@ func newSystem(t *testing.T) *system {
 		Server: verifytest.Server, TrustDomain: verifytest.TrustDomain, Build: "test",
 		Now: func() time.Time { return verifytest.Noon.Add(25 * time.Hour) },
 	}
+	s.cfg.Log = witnessed{s}
 	s.metadata(t)
 	s.releases(t, blobs)
 	s.devices(t)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/api"
 	"github.com/cordon-ota/cordon/server/audit"
@@ -36,6 +37,9 @@ func (s *Service) Approve(ctx context.Context, person, name string) (api.Release
 func (s *Service) approveRelease(ctx context.Context, person, name string) (api.Release, error) {
 	row, err := s.find(ctx, name)
 	if err != nil {
+		return api.Release{}, err
+	}
+	if err := pruned(row); err != nil {
 		return api.Release{}, err
 	}
 	if row.State == api.ReleasePublished {
@@ -92,16 +96,16 @@ func (s *Service) approve(ctx context.Context, a approval) (enough bool, err err
 	if err != nil {
 		return false, fmt.Errorf("cannot write the approval: %w", err)
 	}
+	crash.Here(crash.ReleaseApproved)
 	return fleet.People(append(approvals, own), a.requester) >= a.needed, nil
 }
 
-// Hold stops offers and open streams of a release at once; one person is enough.
+// Hold stops offers and open streams of a release at once; one person is enough. It waits for no publication and never
+// asks the artifact store.
 func (s *Service) Hold(ctx context.Context, person, name, detail string) (api.Release, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	var out api.Release
 	var err error
-	for range attempts { // retry would ask for the artifact store first, which a hold does not need
+	for range attempts {
 		if out, err = s.hold(ctx, person, name, detail); !errors.Is(err, store.ErrConflict) {
 			break
 		}
@@ -175,24 +179,15 @@ func (s *Service) mark(ctx context.Context, person string, row store.Release, ki
 	if err != nil {
 		return api.Release{}, fmt.Errorf("cannot write the release: %w", err)
 	}
-	if err := s.follow(ctx); err != nil {
-		if !row.Hold || !s.shown(row) {
-			return api.Release{}, err
-		}
-		// It holds: followHolds has seen to that here, and does so on every other replica.
-		s.log.ErrorContext(ctx, "a release is held, but the artifact store does not follow", "release", row.Name, "error", err)
+	crash.Here(crash.ReleaseMarked)
+	show := s.follow
+	if row.Hold {
+		show = s.followHolds
+	}
+	if err := show(ctx); err != nil {
+		return api.Release{}, err
 	}
 	return s.View(ctx, row, true)
-}
-
-// shown reports whether the catalog holds the release, or does not offer it anyway.
-func (s *Service) shown(row store.Release) bool {
-	p := s.Catalog().Products[row.Product]
-	if p == nil {
-		return true
-	}
-	r, ok := p.Release(row.Name)
-	return !ok || r.Hold
 }
 
 func (s *Service) find(ctx context.Context, name string) (store.Release, error) {
@@ -219,6 +214,10 @@ func (s *Service) View(ctx context.Context, row store.Release, changed bool) (ap
 	if !row.PublishedAt.IsZero() {
 		at := row.PublishedAt.UTC()
 		out.PublishedAt = &at
+	}
+	if !row.PrunedAt.IsZero() {
+		at := row.PrunedAt.UTC()
+		out.PrunedAt = &at
 	}
 	if p := s.Catalog().Products[row.Product]; p != nil {
 		out.Needed = p.Policy.Approvals

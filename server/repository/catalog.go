@@ -50,6 +50,7 @@ type Release struct {
 	Name        string // product/version
 	Statement   artifacts.Statement
 	Hold        bool
+	Pruned      bool // it is judged when a device boots it, and offered to nobody
 	PublishedAt time.Time
 	Values      map[string]reference.Values // component -> its Reference Values
 	Documents   map[string]digest.SHA256    // open documents beside the components, by file name
@@ -60,10 +61,13 @@ func (c *Catalog) Initialised() bool {
 	return c != nil && len(c.ImageRoots) > 0 && len(c.DirectorRoots) > 0 && len(c.Timestamp) > 0
 }
 
-// Candidates returns the product's published releases as rollout sees them.
+// Candidates returns the product's published releases as rollout sees them: those whose images are kept.
 func (p *Product) Candidates() []rollout.Candidate {
 	out := make([]rollout.Candidate, 0, len(p.Releases))
 	for _, r := range p.Releases {
+		if r.Pruned {
+			continue
+		}
 		out = append(out, rollout.Candidate{Name: r.Name, Release: r.Statement.Predicate, Hold: r.Hold})
 	}
 	return out

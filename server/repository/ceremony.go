@@ -12,6 +12,7 @@ import (
 
 	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/artifacts/provenance"
+	"github.com/cordon-ota/cordon/artifacts/tlog"
 	"github.com/cordon-ota/cordon/artifacts/tufrepo"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
@@ -329,6 +330,13 @@ func usable(path string, data []byte) error {
 		}
 		if baseline.Profile != profile {
 			return problem.New(http.StatusUnprocessableEntity, reason.MetadataInvalid, "%s is the baseline of profile %q", path, baseline.Profile)
+		}
+	case "witness":
+		if path != tlog.PolicyPath {
+			return problem.New(http.StatusUnprocessableEntity, reason.MetadataInvalid, "%s is nothing that this server reads; the log policy is %s", path, tlog.PolicyPath)
+		}
+		if _, err := tlog.DecodePolicy(data); err != nil {
+			return problem.New(http.StatusUnprocessableEntity, reason.MetadataInvalid, "%s: %v", path, err)
 		}
 	}
 	return nil

@@ -120,6 +120,16 @@ func TestCeremonyRefusals(t *testing.T) {
 				artifacts.BaselinePath("lamp", "board"): []byte("{}"),
 			}}))
 		}, reason.MetadataInvalid},
+		"broken log policy": {func(w *repositorytest.World, c *api.Ceremony) {
+			*c = keepRoots(*c, w.Ceremony(repositorytest.Offline{Version: 1, Policies: []artifacts.Policy{w.Policy("lamp")}, Extra: map[string][]byte{
+				"witness/log.json": []byte(`{"version":1,"origin":"a","log_key":"","witnesses":[],"quorum":0}`),
+			}}))
+		}, reason.MetadataInvalid},
+		"witness file that nobody reads": {func(w *repositorytest.World, c *api.Ceremony) {
+			*c = keepRoots(*c, w.Ceremony(repositorytest.Offline{Version: 1, Policies: []artifacts.Policy{w.Policy("lamp")}, Extra: map[string][]byte{
+				"witness/logs.json": []byte("{}"),
+			}}))
+		}, reason.MetadataInvalid},
 		"product key of others": {func(w *repositorytest.World, c *api.Ceremony) {
 			*c = keepRoots(*c, w.Ceremony(repositorytest.Offline{Version: 1, Policies: []artifacts.Policy{w.Policy("lamp")}, Change: func(s *tufrepo.TargetsSpec) {
 				s.Products["lamp"] = tufrepo.Delegation{Keys: []crypto.PublicKey{stranger.Public()}, Threshold: 1}

@@ -61,7 +61,7 @@ func (f *Files) named(c echo.Context, name string) error {
 	if artifacts.ValidStoredName(name) != nil {
 		return problem.NotFound("file " + path.Base(name))
 	}
-	data, _, err := f.service.artifacts.Load(c.Request().Context(), name)
+	data, err := f.document(c.Request().Context(), name)
 	if errors.Is(err, artifacts.ErrNotFound) {
 		return problem.NotFound("file " + path.Base(name))
 	}
@@ -70,6 +70,16 @@ func (f *Files) named(c echo.Context, name string) error {
 	}
 	c.Response().Header().Set("Cache-Control", immutable)
 	return c.Blob(http.StatusOK, echo.MIMEApplicationJSON, data)
+}
+
+// document reads a document from the database, which has every one of them before the artifact store: a device renews its
+// lease while the store is away. The store is asked for what the database does not give.
+func (f *Files) document(ctx context.Context, name string) ([]byte, error) {
+	if data, err := f.service.store.MetadataFile(ctx, name); err == nil {
+		return data, nil
+	}
+	data, _, err := f.service.artifacts.Load(ctx, name)
+	return data, err
 }
 
 // directorRoot serves N.root.json of the Director; everything else of it is per device and travels in poll answers.

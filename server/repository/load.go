@@ -150,7 +150,7 @@ func (s *Service) loadRelease(ctx context.Context, row store.Release) (*Release,
 	if err != nil {
 		return nil, err
 	}
-	r := &Release{Name: row.Name, Statement: statement, Hold: row.Hold, PublishedAt: row.PublishedAt,
+	r := &Release{Name: row.Name, Statement: statement, Hold: row.Hold, Pruned: !row.PrunedAt.IsZero(), PublishedAt: row.PublishedAt,
 		Values: map[string]reference.Values{}, Documents: documents(row, statement)}
 	for component, sum := range row.Reference {
 		if known, ok := s.known(row, component, sum); ok {

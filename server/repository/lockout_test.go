@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/api"
+	"github.com/cordon-ota/cordon/client/wire"
 	"github.com/cordon-ota/cordon/server/problem"
 	"github.com/cordon-ota/cordon/server/repository/repositorytest"
 )
@@ -138,4 +140,87 @@ func TestHoldHoldsWithoutTheArtifactStore(t *testing.T) {
 	}
 	w.Service = other
 	wantOffer(t, w, "lamp/1.0")
+}
+
+// silent is an artifact store that takes requests and never answers them.
+type silent struct {
+	artifacts.Store
+	on    *atomic.Bool
+	asked chan struct{}
+}
+
+func (s silent) Load(ctx context.Context, name string) ([]byte, string, error) {
+	if !s.on.Load() {
+		return s.Store.Load(ctx, name)
+	}
+	select {
+	case s.asked <- struct{}{}:
+	default:
+	}
+	<-ctx.Done()
+	return nil, "", ctx.Err()
+}
+
+// A publication that waits for the artifact store, for however long, keeps no hold waiting: not here, and not the one of
+// another replica.
+func TestHoldDoesNotWaitForTheArtifactStore(t *testing.T) {
+	t.Parallel()
+	w := repositorytest.New(t)
+	var hangs atomic.Bool
+	asked := make(chan struct{}, 1)
+	w.Service = w.ServiceOn(w.Store, silent{w.Blobs, &hangs, asked})
+	w.Load(w.Service)
+	w.Apply(w.First(w.Policy("lamp")))
+	w.Publish(w.Draft("lamp", "1.0", 1))
+	w.Publish(w.Draft("lamp", "1.1", 2))
+	w.Publish(w.Draft("lamp", "1.2", 3))
+	other := w.ServiceOn(w.OpenStore(), w.Blobs)
+	w.Load(other)
+	hangs.Store(true)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 2)
+	defer func() {
+		cancel()
+		for range cap(ended) {
+			<-ended
+		}
+	}()
+	go func() { ended <- w.Service.Issue(ctx) }()
+	<-asked
+	go func() { ended <- w.Service.Run(ctx, time.Millisecond) }()
+	if got, err := w.Service.Hold(t.Context(), "ann", "lamp/1.2", "it burns"); err != nil || !got.Hold {
+		t.Fatalf("Hold: %+v, %v", got, err)
+	}
+	wantOffer(t, w, "lamp/1.1")
+	if _, err := other.Hold(t.Context(), "ann", "lamp/1.1", "it burns too"); err != nil {
+		t.Fatalf("Hold on the other replica: %v", err)
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !w.Service.Catalog().Products["lamp"].Releases[1].Hold {
+		<-tick.C
+	}
+	wantOffer(t, w, "lamp/1.0")
+}
+
+// A device that is behind reads what the newest timestamp leads to while the artifact store is away, and renews its lease.
+func TestMetadataIsServedWithoutTheArtifactStore(t *testing.T) {
+	t.Parallel()
+	w := repositorytest.New(t)
+	var down atomic.Bool
+	w.Service = w.ServiceOn(w.Store, broken{w.Blobs, &down})
+	w.Load(w.Service)
+	w.Apply(w.First(w.Policy("lamp")))
+	w.Publish(w.Draft("lamp", "1.0", 1))
+	server := serve(t, w.Service)
+	policy := digest.Of(w.Service.Catalog().OfflineFiles[artifacts.PolicyPath("lamp")])
+	down.Store(true)
+	for _, name := range []string{"timestamp.json", "2.snapshot.json", "1.targets.json", "1.lamp.json", "1.root.json", "targets/policy/" + policy.String() + ".lamp.json"} {
+		if status, _, body := get(t, server.URL+wire.PathImage+name); status != http.StatusOK || len(body) == 0 {
+			t.Errorf("%s: got %d %s", name, status, body)
+		}
+	}
+	if status, header, _ := get(t, server.URL+wire.PathImage+"2.root.json"); status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" {
+		t.Errorf("a file that only the store could know: got %d", status)
+	}
 }

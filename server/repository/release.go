@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/artifacts/tufrepo"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
@@ -72,6 +73,9 @@ func (s *Service) again(ctx context.Context, old, row store.Release) (api.Releas
 	if !bytes.Equal(old.Statement, row.Statement) {
 		return api.Release{}, problem.New(http.StatusConflict, reason.ReleaseConflict, "%s is there already with another statement", row.Name)
 	}
+	if err := pruned(old); err != nil {
+		return api.Release{}, err
+	}
 	return s.View(ctx, old, false)
 }
 
@@ -110,6 +114,7 @@ func (s *Service) keepBundles(ctx context.Context, bundles [][]byte) error {
 	if err != nil {
 		return problem.Busy(fmt.Errorf("cannot store the bundle: %w", err), retryStore)
 	}
+	crash.Here(crash.PublishBundleKept)
 	return nil
 }
 
@@ -117,14 +122,19 @@ func bundleDocument(bundles [][]byte) []byte { return append(bytes.Join(bundles,
 
 func (s *Service) stage(ctx context.Context, actor string, row store.Release) (api.Release, error) {
 	row.State = api.ReleaseStaged
-	err := s.store.Commit(ctx, store.Change{
+	keep, err := s.secure(ctx, row)
+	if err != nil {
+		return api.Release{}, err
+	}
+	err = s.store.Commit(ctx, store.Change{
 		Expect: []store.Expect{{Table: store.Releases, Key: row.Name, Version: 0}},
-		Writes: []store.Write{store.PutRelease{Release: row}},
+		Writes: append(keep, store.PutRelease{Release: row}),
 		Events: []store.Event{{At: s.now(), Type: audit.ReleaseStaged, Actor: actor, Subject: row.Name, Data: releaseData(row)}},
 	})
 	if err != nil {
 		return api.Release{}, fmt.Errorf("cannot stage the release: %w", err)
 	}
+	crash.Here(crash.ReleaseStaged)
 	return s.View(ctx, row, true)
 }
 
@@ -136,6 +146,13 @@ func releaseData(row store.Release) map[string]any {
 func (s *Service) release(ctx context.Context, actor string, row store.Release) (api.Release, error) {
 	d, err := s.begin(ctx)
 	if err != nil {
+		return api.Release{}, err
+	}
+	keep, err := s.secure(ctx, row)
+	if err != nil {
+		return api.Release{}, err
+	}
+	if err := s.retain(ctx, row); err != nil {
 		return api.Release{}, err
 	}
 	version := row.Version
@@ -153,7 +170,7 @@ func (s *Service) release(ctx context.Context, actor string, row store.Release) 
 	if err := s.signProduct(ctx, d, row.Product, published); err != nil {
 		return api.Release{}, err
 	}
-	change := store.Change{}
+	change := store.Change{Writes: keep}
 	if err := s.sign(d, &change); err != nil {
 		return api.Release{}, err
 	}
@@ -182,7 +199,7 @@ func (s *Service) signProduct(ctx context.Context, d *draft, product string, row
 			return err
 		}
 	}
-	version := d.repo.Products[product] + 1
+	version := s.after(d.repo.Products[product])
 	doc, err := tufrepo.SignProduct(tufrepo.ProductSpec{Product: product, Version: version, Expires: expiry(s.now(), s.lives.Product), Files: files}, s.keys.Product)
 	if err != nil {
 		return fmt.Errorf("cannot sign product %s: %w", product, err)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/artifacts/tufrepo"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/server/fleet"
@@ -42,6 +43,9 @@ type Lives struct {
 	Snapshot  time.Duration
 	Product   time.Duration
 	Every     time.Duration // a new timestamp, and with it a new beacon
+	// Above is a version that every online role has to lie above: a server before a restore may have used any up to it,
+	// and clients refuse what goes backwards. 0 if this server was never restored.
+	Above int64
 }
 
 // Service runs the Image repository. It is safe for concurrent use; one change at a time.
@@ -57,6 +61,11 @@ type Service struct {
 
 	mu   sync.Mutex // one change at a time in this process; the row version guards against others
 	seen int64      // row version that catalog was made from
+
+	// shows is held while the catalog is replaced. Unlike mu it is never held while the artifact store is asked: a hold
+	// takes this one alone, so a store that answers slowly, or never, cannot delay it.
+	shows sync.Mutex
+	held  int64 // row version that the catalog's holds are of
 }
 
 // New joins the parts; Load must be called before Catalog is useful.
@@ -94,6 +103,12 @@ func (s *Service) follow(ctx context.Context) error {
 		if s.seen == repo.Version {
 			return nil
 		}
+		if s.fromBefore(repo) {
+			if err := s.raise(ctx, repo); err != nil && !errors.Is(err, store.ErrConflict) {
+				return err
+			}
+			continue
+		}
 		if repo, err = s.finish(ctx, repo); err != nil {
 			return errors.Join(err, s.followHolds(ctx))
 		}
@@ -101,22 +116,41 @@ func (s *Service) follow(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(err, s.followHolds(ctx))
 		}
-		after, err := s.store.Repo(ctx, store.RepoImage)
-		if err != nil {
-			return fmt.Errorf("cannot read the repository's state: %w", err)
-		}
-		if after.Version == repo.Version {
-			s.seen = repo.Version
-			s.catalog.Store(c)
-			return nil
+		if shown, err := s.show(ctx, repo.Version, c); shown || err != nil {
+			return err
 		}
 	}
 	return fmt.Errorf("cannot load the repository: %w", store.ErrConflict)
 }
 
+// show replaces the catalog, unless the row has moved on since c was made.
+func (s *Service) show(ctx context.Context, version int64, c *Catalog) (shown bool, err error) {
+	s.shows.Lock()
+	defer s.shows.Unlock()
+	after, err := s.store.Repo(ctx, store.RepoImage)
+	if err != nil {
+		return false, fmt.Errorf("cannot read the repository's state: %w", err)
+	}
+	if after.Version != version {
+		return false, nil
+	}
+	s.seen, s.held = version, version
+	s.catalog.Store(c)
+	return true, nil
+}
+
 // followHolds takes over the holds of what the catalog shows already. It needs the database alone: whoever can take the
 // artifact store down must not keep a release on offer that somebody holds.
 func (s *Service) followHolds(ctx context.Context) error {
+	s.shows.Lock()
+	defer s.shows.Unlock()
+	repo, err := s.store.Repo(ctx, store.RepoImage)
+	if errors.Is(err, store.ErrNotFound) || err == nil && s.held == repo.Version {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read the repository's state: %w", err)
+	}
 	now := *s.Catalog()
 	now.Products = maps.Clone(now.Products)
 	for name, p := range now.Products {
@@ -137,6 +171,7 @@ func (s *Service) followHolds(ctx context.Context) error {
 		}
 		now.Products[name] = &product
 	}
+	s.held = repo.Version
 	s.catalog.Store(&now)
 	return nil
 }
@@ -155,8 +190,12 @@ func (s *Service) retry(ctx context.Context, change func() error) error {
 	return err
 }
 
-// Run issues timestamps and follows other replicas until the context ends.
+// Run issues timestamps and follows other replicas until the context ends. It follows their holds by itself: the rest
+// may wait for the artifact store.
 func (s *Service) Run(ctx context.Context, follow time.Duration) error {
+	var holds sync.WaitGroup
+	defer holds.Wait()
+	holds.Go(func() { s.runHolds(ctx, follow) })
 	tick := time.NewTicker(follow)
 	defer tick.Stop()
 	for {
@@ -169,6 +208,21 @@ func (s *Service) Run(ctx context.Context, follow time.Duration) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		}
+	}
+}
+
+func (s *Service) runHolds(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := s.followHolds(ctx); err != nil && ctx.Err() == nil {
+			s.log.WarnContext(ctx, "cannot follow the holds of other replicas", "error", err)
 		}
 	}
 }
@@ -187,7 +241,7 @@ type draft struct {
 // before commit.
 func (s *Service) sign(d *draft, change *store.Change) error {
 	now := s.now()
-	d.repo.Snapshot++
+	d.repo.Snapshot = s.after(d.repo.Snapshot)
 	snapshot, err := tufrepo.SignSnapshot(d.repo.Snapshot, expiry(now, s.lives.Snapshot), d.docs, s.keys.Snapshot)
 	if err != nil {
 		return fmt.Errorf("cannot sign the snapshot: %w", err)
@@ -199,7 +253,7 @@ func (s *Service) sign(d *draft, change *store.Change) error {
 // stamp signs a timestamp over the snapshot and completes the change.
 func (s *Service) stamp(d *draft, snapshot tufrepo.Doc, change *store.Change) error {
 	now := s.now()
-	d.repo.Timestamp++
+	d.repo.Timestamp = s.after(d.repo.Timestamp)
 	doc, err := tufrepo.SignTimestamp(d.repo.Timestamp, expiry(now, s.lives.Timestamp), snapshot, newNonce(), s.keys.Timestamp)
 	if err != nil {
 		return fmt.Errorf("cannot sign the timestamp: %w", err)
@@ -221,9 +275,11 @@ func (s *Service) stamp(d *draft, snapshot tufrepo.Doc, change *store.Change) er
 // publish commits a draft and makes it visible: database first, then the store in the safe order, then the catalog.
 // A crash in between is finished by the next Load.
 func (s *Service) publish(ctx context.Context, d *draft, change store.Change) error {
+	crash.Here(crash.PublishDecided)
 	if err := s.store.Commit(ctx, change); err != nil {
 		return fmt.Errorf("cannot commit the publication: %w", err)
 	}
+	crash.Here(crash.PublishCommitted)
 	return s.follow(ctx)
 }
 
@@ -274,6 +330,7 @@ func (s *Service) copyPending(ctx context.Context, repo store.Repo) error {
 	if err != nil {
 		return fmt.Errorf("cannot note the publication: %w", err)
 	}
+	crash.Here(crash.PublishNoted)
 	return nil
 }
 
@@ -288,8 +345,13 @@ func (s *Service) begin(ctx context.Context) (*draft, error) {
 	if repo.Version != s.seen {
 		return nil, fmt.Errorf("cannot begin a publication: %w", store.ErrConflict)
 	}
+	return s.draftOf(ctx, repo, s.Catalog())
+}
+
+// draftOf starts a draft from a state and the catalog that shows it.
+func (s *Service) draftOf(ctx context.Context, repo store.Repo, c *Catalog) (*draft, error) {
 	d := &draft{repo: repo, docs: map[string]tufrepo.Doc{}, policies: map[string]artifacts.Policy{}}
-	for name, p := range s.Catalog().Products {
+	for name, p := range c.Products {
 		d.policies[name] = p.Policy
 	}
 	d.repo.Products = maps.Clone(repo.Products)

@@ -58,6 +58,9 @@ func Allow(d fleet.Device, q *fleet.Quarantine, p *repository.Product, d256 dige
 
 // refused returns why the device may not read the release now, "" if it may.
 func refused(d fleet.Device, q *fleet.Quarantine, p *repository.Product, r *repository.Release, now time.Time) reason.Reason {
+	if r.Pruned {
+		return reason.ReleaseUnknown
+	}
 	candidate := rollout.Candidate{Name: r.Name, Release: r.Statement.Predicate, Hold: r.Hold}
 	if r.Statement.Predicate.Recovery {
 		return rollout.FitsRecovery(d, p.Policy, candidate) // stale, expired or quarantined: recovery stays open

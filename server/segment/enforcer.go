@@ -7,10 +7,11 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/cordon-ota/cordon/server/appraise"
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/server/audit"
 	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/repository"
+	"github.com/cordon-ota/cordon/server/standing"
 	"github.com/cordon-ota/cordon/server/store"
 )
 
@@ -33,6 +34,7 @@ type Enforcer struct {
 	now     func() time.Time
 	log     *slog.Logger
 	wake    chan struct{}
+	network []*Driver // set before Run
 }
 
 // NewEnforcer joins the parts; every is how long it waits between two rounds when nothing wakes it.
@@ -40,8 +42,14 @@ func NewEnforcer(s Store, door *Door, catalog func() *repository.Catalog, every 
 	return &Enforcer{store: s, door: door, catalog: catalog, every: every, now: now, log: log, wake: make(chan struct{}, 1)}
 }
 
-// Wake asks for a round now. It never blocks.
+// Join makes Wake wake the drivers of the network points as well. It is called before Run.
+func (e *Enforcer) Join(drivers ...*Driver) { e.network = append(e.network, drivers...) }
+
+// Wake asks for a round now, at the door and at every network point. It never blocks.
 func (e *Enforcer) Wake() {
+	for _, d := range e.network {
+		d.Wake()
+	}
 	select {
 	case e.wake <- struct{}{}:
 	default:
@@ -70,7 +78,7 @@ const ordersPerRound = 256
 // Round cuts what is not allowed any more and settles the open orders.
 func (e *Enforcer) Round(ctx context.Context) error {
 	swept := e.sweepStreams(ctx)
-	orders, err := e.store.PendingOrders(ctx, appraise.PointDoor, ordersPerRound)
+	orders, err := e.store.PendingOrders(ctx, standing.Door, ordersPerRound)
 	if err != nil {
 		return errors.Join(swept, fmt.Errorf("cannot read the enforcement orders: %w", err))
 	}
@@ -144,6 +152,7 @@ func (e *Enforcer) settle(ctx context.Context, o store.Order) error {
 		}
 	}
 	verified := e.now()
+	crash.Here(crash.DoorCut)
 	err := e.store.Commit(ctx, store.Change{
 		Writes: []store.Write{store.SettleOrder{ID: o.ID, Acked: acked, Verified: verified}},
 		Events: []store.Event{{At: verified, Type: audit.SegmentVerified, Actor: "server", Subject: o.Device, Data: map[string]any{
@@ -156,5 +165,6 @@ func (e *Enforcer) settle(ctx context.Context, o store.Order) error {
 	if err != nil {
 		return fmt.Errorf("cannot settle an order: %w", err)
 	}
+	crash.Here(crash.DoorSettled)
 	return nil
 }

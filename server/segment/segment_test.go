@@ -10,12 +10,12 @@ import (
 
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
-	"github.com/cordon-ota/cordon/server/appraise"
 	"github.com/cordon-ota/cordon/server/appraise/appraisetest"
 	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/problem"
 	"github.com/cordon-ota/cordon/server/repository"
 	"github.com/cordon-ota/cordon/server/segment"
+	"github.com/cordon-ota/cordon/server/standing"
 	"github.com/cordon-ota/cordon/server/store"
 )
 
@@ -159,13 +159,15 @@ func enforce(t *testing.T, s func(*store.Store) segment.Store) enforced {
 
 func (e enforced) commit(t *testing.T, d fleet.Device, q *fleet.Quarantine) store.Order {
 	t.Helper()
-	order, _ := appraise.OrderFor(&d, q, e.w.Now(), appraisetest.Settings.Terms)
-	change := store.Change{Writes: []store.Write{store.PutDevice{Device: d}}}
+	var change store.Change
 	if q != nil {
 		change.Writes = append(change.Writes, store.PutQuarantine{Quarantine: *q})
 	}
-	if order.Device != "" {
-		change.Orders = []store.Order{order}
+	standing.Rules{Terms: appraisetest.Settings.Terms}.Close(&change, &d, q, "server", e.w.Now())
+	change.Expect, change.Events = nil, nil
+	var order store.Order
+	if len(change.Orders) > 0 {
+		order = change.Orders[0]
 	}
 	if err := e.w.Store.Commit(t.Context(), change); err != nil {
 		t.Fatal(err)
@@ -175,7 +177,7 @@ func (e enforced) commit(t *testing.T, d fleet.Device, q *fleet.Quarantine) stor
 
 func (e enforced) pending(t *testing.T) int {
 	t.Helper()
-	orders, err := e.w.Store.PendingOrders(t.Context(), appraise.PointDoor, 0)
+	orders, err := e.w.Store.PendingOrders(t.Context(), standing.Door, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,8 +230,8 @@ func TestHoldLeaseEndAndRetirementCutStreams(t *testing.T) {
 func TestOlderOrderNeverUndoesANewerOne(t *testing.T) {
 	t.Parallel()
 	e := enforce(t, nil)
-	older := store.Order{Device: e.d.ID, Segment: fleet.Restricted, Epoch: 3, Point: appraise.PointDoor, At: now}
-	newer := store.Order{Device: e.d.ID, Segment: fleet.Production, Epoch: 4, Point: appraise.PointDoor, At: now}
+	older := store.Order{Device: e.d.ID, Segment: fleet.Restricted, Epoch: 3, Point: standing.Door, At: now}
+	newer := store.Order{Device: e.d.ID, Segment: fleet.Production, Epoch: 4, Point: standing.Door, At: now}
 	for _, o := range []store.Order{newer, older} { // the older one arrives late
 		if err := e.w.Store.Commit(t.Context(), store.Change{Orders: []store.Order{o}}); err != nil {
 			t.Fatal(err)

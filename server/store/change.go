@@ -51,6 +51,7 @@ const (
 	People      Table = "people"      // key: name
 	Settings    Table = "settings"    // key: setting name
 	Locks       Table = "locks"       // key: lock name; the version is the fence that Lock returned, and nothing Puts it
+	Checkpoints Table = "checkpoints" // key: log and kind, see package tilelog
 )
 
 // Write is one of the Put and Add types below; the set is closed. Put writes the whole row (insert or replace), Add
@@ -108,8 +109,17 @@ type ConsumeChallenge struct {
 	Expires time.Time
 }
 
-// PutInventory writes an inventory entry; RemoveInventory takes one back.
+// PutInventory writes an inventory entry with its addresses; RemoveInventory takes one back.
 type PutInventory struct{ Entry Inventory }
+
+// PutAddresses replaces all that one source says about where a device is in the network.
+type PutAddresses struct {
+	Device    string
+	Source    string // SourceInventory or SourcePoll
+	Addresses []string
+	MACs      []string
+	At        time.Time
+}
 
 // RemoveInventory removes an inventory entry.
 type RemoveInventory struct{ Device string }
@@ -142,14 +152,60 @@ type PutSetting struct {
 	Value []byte
 }
 
-// SettleOrder records what became of an enforcement order.
+// SettleOrder records what became of an enforcement order. An order that is verified or superseded by now is ErrConflict:
+// somebody else has settled it. Zero times and an empty Observed leave what is there.
 type SettleOrder struct {
-	ID       int64
-	Acked    time.Time
-	Verified time.Time
-	Detail   string
+	ID         int64
+	Acked      time.Time
+	Verified   time.Time
+	Detail     string
+	Waiting    Waiting
+	Observed   fleet.Segment
+	ObservedAt time.Time
 }
 
+// ReopenOrder makes a verified order pending again, because the enforcement point shows something else by now. Verified is
+// the time that the row must still have; otherwise, or when the order was superseded, it is ErrConflict.
+type ReopenOrder struct {
+	ID         int64
+	Verified   time.Time
+	Detail     string
+	Waiting    Waiting
+	Observed   fleet.Segment
+	ObservedAt time.Time
+}
+
+// PutCheckpoint writes a checkpoint of the audit log.
+type PutCheckpoint struct{ Checkpoint Checkpoint }
+
+func (PutCheckpoint) write() {}
+
+// TouchBlob notes that somebody relies on a blob from now on; one that is being removed is ErrConflict.
+type TouchBlob struct {
+	SHA256 digest.SHA256
+	At     time.Time
+}
+
+// KeepBlob is part of the Change that refers to a blob which was touched at Since, by whoever does so, or later: a blob
+// that was condemned in between, whatever became of it, is ErrConflict.
+type KeepBlob struct {
+	SHA256    digest.SHA256
+	Since, At time.Time
+}
+
+// CondemnBlob begins the removal of a blob; one that was touched after Before is ErrConflict. Again is no error.
+type CondemnBlob struct {
+	SHA256     digest.SHA256
+	Before, At time.Time
+}
+
+// ForgetBlob ends the removal of a condemned blob.
+type ForgetBlob struct{ SHA256 digest.SHA256 }
+
+func (TouchBlob) write()        {}
+func (KeepBlob) write()         {}
+func (CondemnBlob) write()      {}
+func (ForgetBlob) write()       {}
 func (PutDevice) write()        {}
 func (PutQuarantine) write()    {}
 func (AddApproval) write()      {}
@@ -172,6 +228,8 @@ func (AddToken) write()         {}
 func (RevokeTokens) write()     {}
 func (PutSetting) write()       {}
 func (SettleOrder) write()      {}
+func (ReopenOrder) write()      {}
+func (PutAddresses) write()     {}
 
 // Event is an audit event before it has its number. Data is marshalled deterministically.
 type Event struct {
@@ -192,6 +250,16 @@ type StoredEvent struct {
 	Leaf    []byte // {"v":1,"n":..,"at":"RFC 3339, microseconds","type":..,"actor":..,"subject":..,"data":{..}}
 }
 
+// Checkpoint is a signed state of the audit log.
+type Checkpoint struct {
+	Name    string
+	Version int64 // row version
+	Size    int64 // leaves: the events 1 to Size
+	Root    digest.SHA256
+	Note    []byte // the signed note
+	At      time.Time
+}
+
 // Order is an enforcement order: put the device into the segment at every enforcement point. Epoch grows per device; an
 // older order never undoes a newer one.
 type Order struct {
@@ -199,12 +267,32 @@ type Order struct {
 	Device   string
 	Segment  fleet.Segment
 	Epoch    int64
-	Point    string // enforcement point: "door"
+	Point    string // enforcement point: "door" or the name of a network point
 	At       time.Time
 	Acked    time.Time
 	Verified time.Time
 	Detail   string
+
+	Tightens   bool          // it takes a device out of production, or repeats one that did and is not verified; the breaker counts these
+	Waiting    Waiting       // why it is not verified yet, as far as somebody has found out
+	Observed   fleet.Segment // what the point last showed, "" for never
+	ObservedAt time.Time
 }
+
+// Waiting says why an order is not verified. It is a closed set: a metric label and a word in the API.
+type Waiting string
+
+// Why orders wait.
+const (
+	WaitingNothing     Waiting = ""               // not tried yet, or verified
+	WaitingUnreachable Waiting = "unreachable"    // the point does not answer
+	WaitingRefused     Waiting = "refused"        // the point said no
+	WaitingAddress     Waiting = "no_address"     // nobody knows where the device is
+	WaitingShared      Waiting = "shared_address" // an address belongs to several devices
+	WaitingDiffers     Waiting = "differs"        // the point took it, the network does not show it
+	WaitingNewer       Waiting = "newer_in_force" // the point holds a newer order than the database
+	WaitingBreaker     Waiting = "suspended"      // the mass-quarantine breaker holds it back
+)
 
 // Release is a staged or published release.
 type Release struct {
@@ -224,7 +312,15 @@ type Release struct {
 	CreatedBy   string
 	CreatedAt   time.Time
 	PublishedAt time.Time
-	Timestamp   int64 // version of the timestamp that first showed it
+	Timestamp   int64     // version of the timestamp that first showed it
+	PrunedAt    time.Time // its images are no longer kept, and it is offered to nobody
+}
+
+// Blob is what retention knows about a blob beside the artifact store.
+type Blob struct {
+	SHA256      digest.SHA256
+	TouchedAt   time.Time // when somebody last relied on it
+	CondemnedAt time.Time // being removed since; zero for not
 }
 
 // RepoImage is the key of the Image repository in Repos.
@@ -308,6 +404,29 @@ type Inventory struct {
 	Profile    string
 	By         string
 	At         time.Time
+	Addresses  []string // IP addresses, sorted
+	MACs       []string // link addresses, sorted
+}
+
+// Who says where a device is in the network.
+const (
+	SourceInventory = "inventory" // an operator
+	SourcePoll      = "poll"      // the peer address of its last authenticated poll
+)
+
+// Kinds of addresses.
+const (
+	KindIP  = "ip"
+	KindMAC = "mac"
+)
+
+// Address is one place of a device in the network.
+type Address struct {
+	Device  string
+	Source  string
+	Kind    string
+	Address string
+	At      time.Time
 }
 
 // EnrollToken claims whichever genuine TPM presents it.

@@ -11,6 +11,8 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/cordon-ota/cordon/artifacts/tlog"
+	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/server/fleet"
 )
 
@@ -72,6 +74,19 @@ func compileEvent(e Event) (compiledEvent, error) {
 		}
 		data = b
 	}
+	tail, err := leafTail(e, data)
+	if err == nil && len(leafHead)+20+len(tail) > tlog.MaxLeafBytes {
+		tail, err = leafTail(e, fmt.Appendf(nil, `{"too_large":{"bytes":%d,"sha256":"%s"}}`, len(data), digest.Of(data)))
+	}
+	if err != nil {
+		return compiledEvent{}, fmt.Errorf("cannot encode event %s: %w", e.Type, err)
+	}
+	return compiledEvent{at: e.At.UnixMicro(), kind: e.Type, actor: e.Actor, subject: e.Subject, tail: tail}, nil
+}
+
+// leafTail is the leaf from behind the number on. A leaf that is too long for the audit log names its data by digest, so
+// that the decision that it records is neither lost nor refused.
+func leafTail(e Event, data jsontext.Value) ([]byte, error) {
 	at := time.UnixMicro(e.At.UnixMicro()).UTC()
 	tail := struct {
 		At      string         `json:"at"`
@@ -82,10 +97,10 @@ func compileEvent(e Event) (compiledEvent, error) {
 	}{at.Format(leafTime), e.Type, e.Actor, e.Subject, data}
 	b, err := json.Marshal(tail)
 	if err != nil {
-		return compiledEvent{}, fmt.Errorf("cannot encode event %s: %w", e.Type, err)
+		return nil, err
 	}
 	b[0] = ',' // in place of the brace that leafHead opened
-	return compiledEvent{at: at.UnixMicro(), kind: e.Type, actor: e.Actor, subject: e.Subject, tail: b}, nil
+	return b, nil
 }
 
 // versions are the expectations of a Change that no Put has taken over yet.
@@ -205,6 +220,7 @@ var (
 	addUpdate      = addText("updates", updateColumns)
 	addEnrollToken = addText("enroll_tokens", enrollTokenColumns+", used_at, used_by")
 	addToken       = addText("tokens", tokenColumns)
+	addAddress     = addText("addresses", addressColumns)
 )
 
 const (
@@ -220,10 +236,25 @@ const (
 	useEnrollToken  = `UPDATE enroll_tokens SET used_at = $2, used_by = $3 WHERE hash = $1 AND used_at = 0 AND expires_at > $2`
 	revokeTokens    = `UPDATE tokens SET revoked_at = $2 WHERE person = $1 AND revoked_at = 0 AND expires_at > $2`
 	supersedeOrders = `UPDATE orders SET superseded = TRUE WHERE device = $1 AND point = $2 AND epoch <= $3 AND NOT superseded`
-	addOrder        = `INSERT INTO orders (device, segment, epoch, point, at, acked_at, verified_at, detail, superseded)
-		VALUES ($1, $2, $3, $4, $5, 0, 0, $6, EXISTS (SELECT 1 FROM orders WHERE device = $1 AND point = $4 AND epoch > $3))`
+	addOrder        = `INSERT INTO orders (device, segment, epoch, point, at, acked_at, verified_at, detail, tightens, superseded)
+		VALUES ($1, $2, $3, $4, $5, 0, 0, $6, $7 OR COALESCE((SELECT tightens AND verified_at = 0 FROM orders
+			WHERE device = $1 AND point = $4 AND epoch = $3 ORDER BY id DESC LIMIT 1), FALSE), EXISTS (SELECT 1 FROM orders WHERE device = $1 AND point = $4 AND epoch > $3))`
+	touchBlob = `INSERT INTO blobs (sha256, touched_at, condemned_at) VALUES ($1, $2, 0) ON CONFLICT (sha256) DO UPDATE
+		SET touched_at = CASE WHEN blobs.touched_at > excluded.touched_at THEN blobs.touched_at ELSE excluded.touched_at END
+		WHERE blobs.condemned_at = 0`
+	keepBlob = `UPDATE blobs SET touched_at = CASE WHEN touched_at > CAST($3 AS bigint) THEN touched_at ELSE CAST($3 AS bigint) END
+		WHERE sha256 = $1 AND condemned_at = 0 AND touched_at >= $2`
+	condemnBlob = `INSERT INTO blobs (sha256, touched_at, condemned_at) VALUES ($1, 0, $3) ON CONFLICT (sha256) DO UPDATE
+		SET condemned_at = excluded.condemned_at WHERE blobs.condemned_at > 0 OR blobs.touched_at <= $2`
+	forgetBlob  = `DELETE FROM blobs WHERE sha256 = $1 AND condemned_at > 0`
 	settleOrder = `UPDATE orders SET acked_at = CASE WHEN CAST($2 AS bigint) > 0 THEN CAST($2 AS bigint) ELSE acked_at END,
-		verified_at = CASE WHEN CAST($3 AS bigint) > 0 THEN CAST($3 AS bigint) ELSE verified_at END, detail = $4 WHERE id = $1`
+		verified_at = CASE WHEN CAST($3 AS bigint) > 0 THEN CAST($3 AS bigint) ELSE verified_at END, detail = $4, waiting = $5,
+		observed = CASE WHEN CAST($6 AS text) <> '' THEN CAST($6 AS text) ELSE observed END,
+		observed_at = CASE WHEN CAST($7 AS bigint) > 0 THEN CAST($7 AS bigint) ELSE observed_at END
+		WHERE id = $1 AND verified_at = 0 AND NOT superseded`
+	reopenOrder = `UPDATE orders SET verified_at = 0, detail = $3, waiting = $4, observed = $5, observed_at = $6
+		WHERE id = $1 AND verified_at = $2 AND NOT superseded`
+	forgetAddresses = `DELETE FROM addresses WHERE device = $1 AND source = $2`
 )
 
 // write adds the statements of one write. The cases are the closed set of Write.
@@ -243,6 +274,8 @@ func (c *compiled) write(w Write, expected versions) error {
 		return c.put(People, personRow(&w.Person), expected)
 	case PutSetting:
 		return c.put(Settings, settingRow(&w), expected)
+	case PutCheckpoint:
+		return c.put(Checkpoints, checkpointRow(&w.Checkpoint), expected)
 	case AddApproval:
 		return c.insert(addApproval, approvalRow(&w.Approval))
 	case AddBeacon:
@@ -280,8 +313,14 @@ func (c *compiled) writeMore(w Write) error {
 			return err
 		}
 		c.add(1, putInventory, values...)
+		return c.addresses(PutAddresses{
+			Device: w.Entry.Device, Source: SourceInventory, Addresses: w.Entry.Addresses, MACs: w.Entry.MACs, At: w.Entry.At,
+		})
 	case RemoveInventory:
 		c.add(anyRows, removeInventory, w.Device)
+		c.add(anyRows, forgetAddresses, w.Device, SourceInventory)
+	case PutAddresses:
+		return c.addresses(w)
 	case AddEnrollToken:
 		unused, nobody := int64(0), ""
 		return c.insert(addEnrollToken, append(enrollTokenRow(&w.Token), intCol(&unused), textCol(&nobody)))
@@ -289,8 +328,18 @@ func (c *compiled) writeMore(w Write) error {
 		c.add(1, useEnrollToken, w.Hash[:], micros(w.At), w.Device)
 	case RevokeTokens:
 		c.add(anyRows, revokeTokens, w.Person, micros(w.At))
+	case TouchBlob:
+		c.add(1, touchBlob, w.SHA256[:], micros(w.At))
+	case KeepBlob:
+		c.add(1, keepBlob, w.SHA256[:], micros(w.Since), micros(w.At))
+	case CondemnBlob:
+		c.add(1, condemnBlob, w.SHA256[:], micros(w.Before), micros(w.At))
+	case ForgetBlob:
+		c.add(anyRows, forgetBlob, w.SHA256[:])
 	case SettleOrder:
-		c.add(1, settleOrder, w.ID, micros(w.Acked), micros(w.Verified), w.Detail)
+		c.add(1, settleOrder, w.ID, micros(w.Acked), micros(w.Verified), w.Detail, string(w.Waiting), string(w.Observed), micros(w.ObservedAt))
+	case ReopenOrder:
+		c.add(1, reopenOrder, w.ID, micros(w.Verified), w.Detail, string(w.Waiting), string(w.Observed), micros(w.ObservedAt))
 	default:
 		return fmt.Errorf("cannot commit a write of type %T", w)
 	}
@@ -303,7 +352,26 @@ func (c *compiled) order(o Order) error {
 		return fmt.Errorf("cannot order device %q into segment %q at point %q", o.Device, o.Segment, o.Point)
 	}
 	c.add(anyRows, supersedeOrders, o.Device, o.Point, o.Epoch)
-	c.add(1, addOrder, o.Device, string(o.Segment), o.Epoch, o.Point, micros(o.At), o.Detail)
+	c.add(1, addOrder, o.Device, string(o.Segment), o.Epoch, o.Point, micros(o.At), o.Detail, o.Tightens)
+	return nil
+}
+
+// addresses replaces what one source says about a device.
+func (c *compiled) addresses(w PutAddresses) error {
+	if w.Device == "" || w.Source != SourceInventory && w.Source != SourcePoll {
+		return fmt.Errorf("cannot write addresses of device %q from source %q", w.Device, w.Source)
+	}
+	c.add(anyRows, forgetAddresses, w.Device, w.Source)
+	for kind, list := range map[string][]string{KindIP: w.Addresses, KindMAC: w.MACs} {
+		for _, address := range list {
+			if address == "" {
+				return fmt.Errorf("cannot write an empty address of device %s", w.Device)
+			}
+			if err := c.insert(addAddress, addressRow(&Address{Device: w.Device, Source: w.Source, Kind: kind, Address: address, At: w.At})); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 

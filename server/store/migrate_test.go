@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"strings"
@@ -37,6 +38,12 @@ func TestMigratesOnceHoweverManyStart(t *testing.T) {
 	})
 }
 
+// after is the name of a migration that comes as the n-th after those of the build.
+func after(t *testing.T, n int, name string) string {
+	t.Helper()
+	return fmt.Sprintf("%04d_%s.sql", len(migrations(t, nil))+n, name)
+}
+
 // migrations returns the build's migrations and more.
 func migrations(t *testing.T, more map[string]string) fstest.MapFS {
 	t.Helper()
@@ -64,7 +71,7 @@ func TestRefusesNewerSchema(t *testing.T) {
 		if err := s.Commit(t.Context(), newDevice("a")); err != nil {
 			t.Fatalf("Commit: %v", err)
 		}
-		newer := migrations(t, map[string]string{"0002_add_extra.sql": "CREATE TABLE extra (a bigint);\n-- done; really\n"})
+		newer := migrations(t, map[string]string{after(t, 1, "add_extra"): "CREATE TABLE extra (a bigint);\n-- done; really\n"})
 		for range 2 {
 			if err := store.MigrateWith(t.Context(), dsn, newer, discard); err != nil {
 				t.Fatalf("migrate: %v", err)
@@ -75,7 +82,7 @@ func TestRefusesNewerSchema(t *testing.T) {
 		}
 		wantDevices(t, s, "a", "b")
 		_, err := store.Open(t.Context(), dsn, discard)
-		if !errors.Is(err, store.ErrNewerSchema) || !strings.Contains(err.Error(), "its schema is 2, this build knows 1") {
+		if !errors.Is(err, store.ErrNewerSchema) || !strings.Contains(err.Error(), fmt.Sprintf("its schema is %d, this build knows %d", len(newer), len(newer)-1)) {
 			t.Errorf("Open: got %v, want %v", err, store.ErrNewerSchema)
 		}
 	})
@@ -84,14 +91,14 @@ func TestRefusesNewerSchema(t *testing.T) {
 func TestFailedMigrationChangesNothing(t *testing.T) {
 	onEach(t, func(t *testing.T, dsn string) {
 		bad := migrations(t, map[string]string{
-			"0002_add_extra.sql":  "CREATE TABLE extra (a bigint);\n",
-			"0003_break_this.sql": "CREATE TABLE more (a bigint);\nCREATE TABLE extra (a bigint);\n",
+			after(t, 1, "add_extra"):  "CREATE TABLE extra (a bigint);\n",
+			after(t, 2, "break_this"): "CREATE TABLE more (a bigint);\nCREATE TABLE extra (a bigint);\n",
 		})
 		err := store.MigrateWith(t.Context(), dsn, bad, discard)
-		if err == nil || !strings.Contains(err.Error(), "0003_break_this.sql") {
+		if err == nil || !strings.Contains(err.Error(), after(t, 2, "break_this")) {
 			t.Fatalf("migrate: got %v, want an error that names the file", err)
 		}
-		good := migrations(t, map[string]string{"0002_add_extra.sql": "CREATE TABLE extra (a bigint);\nCREATE TABLE more (a bigint);\n"})
+		good := migrations(t, map[string]string{after(t, 1, "add_extra"): "CREATE TABLE extra (a bigint);\nCREATE TABLE more (a bigint);\n"})
 		if err := store.MigrateWith(t.Context(), dsn, good, discard); err != nil {
 			t.Errorf("migrate after failure: %v", err)
 		}
@@ -100,7 +107,8 @@ func TestFailedMigrationChangesNothing(t *testing.T) {
 
 func TestRefusesMisnamedMigrations(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"2_add_extra.sql", "0003_add_extra.sql", "0002_Extra.sql", "0002_extra.sql", "0002_add_extra.txt", "0001_again_too.sql"} {
+	number, gap := after(t, 1, "")[:4], after(t, 2, "")[:4]
+	for _, name := range []string{"2_add_extra.sql", gap + "_add_extra.sql", number + "_Extra.sql", number + "_extra.sql", number + "_add_extra.txt", "0001_again_too.sql"} {
 		dsn := engines()["sqlite"](t)
 		if err := store.MigrateWith(t.Context(), dsn, migrations(t, map[string]string{name: "SELECT 1"}), discard); err == nil {
 			t.Errorf("%s: accepted", name)

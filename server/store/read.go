@@ -75,9 +75,11 @@ const (
 	selectAppraisal   = `SELECT number, ` + appraisalColumns + ` FROM appraisals `
 	selectUpdate      = `SELECT ` + updateColumns + ` FROM updates `
 	selectInventory   = `SELECT ` + inventoryColumns + ` FROM inventory `
+	selectAddress     = `SELECT ` + addressColumns + ` FROM addresses `
 	selectEnrollToken = `SELECT ` + enrollTokenColumns + ` FROM enroll_tokens `
 	selectPerson      = `SELECT version, ` + personColumns + ` FROM people `
 	selectToken       = `SELECT ` + tokenColumns + ` FROM tokens `
 	selectOrder       = `SELECT ` + orderColumns + ` FROM orders `
 	selectEvent       = `SELECT ` + eventColumns + ` FROM events `
+	selectCheckpoint  = `SELECT version, ` + checkpointColumns + ` FROM checkpoints `
 )

@@ -144,23 +144,6 @@ func (s *Store) Updates(ctx context.Context, from, to time.Time, product string,
 		AND ($3 = '' OR product = $3) ORDER BY offered_at, number LIMIT $4`, micros(from), microsEnd(to), product, limitOf(limit))
 }
 
-// Inventory returns the entry that claims the device, or ErrNotFound.
-func (s *Store) Inventory(ctx context.Context, device string) (Inventory, error) {
-	return readOne(ctx, s, "inventory entry", scanInventory, selectInventory+`WHERE device = $1`, device)
-}
-
-// ListInventory returns every inventory entry in the order of the device ids.
-func (s *Store) ListInventory(ctx context.Context) ([]Inventory, error) {
-	return readAll(ctx, s, "inventory", scanInventory, selectInventory+`ORDER BY device`)
-}
-
-// PendingOrders returns the enforcement point's orders that are neither verified nor superseded by a newer one for the
-// same device, the oldest first.
-func (s *Store) PendingOrders(ctx context.Context, point string, limit int) ([]Order, error) {
-	return readAll(ctx, s, "pending orders", scanOrder, selectOrder+`WHERE point = $1 AND verified_at = 0 AND NOT superseded
-		ORDER BY id LIMIT $2`, point, limitOf(limit))
-}
-
 // Orders returns the newest enforcement orders of a device, the newest first.
 func (s *Store) Orders(ctx context.Context, device string, limit int) ([]Order, error) {
 	return readAll(ctx, s, "orders", scanOrder, selectOrder+`WHERE device = $1 ORDER BY id DESC LIMIT $2`, device, limitOf(limit))

@@ -15,7 +15,10 @@ func scanRepo(r *Repo) []any       { return append([]any{&r.Version}, dests(repo
 func scanDirector(d *Director) []any {
 	return append([]any{&d.Version}, dests(directorRow(d))...)
 }
-func scanPerson(p *Person) []any           { return append([]any{&p.Version}, dests(personRow(p))...) }
+func scanPerson(p *Person) []any { return append([]any{&p.Version}, dests(personRow(p))...) }
+func scanCheckpoint(c *Checkpoint) []any {
+	return append([]any{&c.Version}, dests(checkpointRow(c))...)
+}
 func scanBeacon(b *Beacon) []any           { return dests(beaconRow(b)) }
 func scanEnrollToken(t *EnrollToken) []any { return dests(enrollTokenRow(t)) }
 func scanToken(t *Token) []any             { return dests(tokenRow(t)) }
@@ -37,6 +40,30 @@ func (s *Store) ListReleases(ctx context.Context, product string) ([]Release, er
 		return cmp.Or(cmp.Compare(a.Product, b.Product), cmp.Compare(a.Counter, b.Counter), cmp.Compare(a.Name, b.Name))
 	})
 	return out, err
+}
+
+func scanBlob(b *Blob) []any { return dests(blobRow(b)) }
+
+const selectBlob = `SELECT ` + blobColumns + ` FROM blobs `
+
+// BlobsOf returns what is known of those of the digests that anything is known of, at most 500 at a time.
+func (s *Store) BlobsOf(ctx context.Context, digests []digest.SHA256) ([]Blob, error) {
+	if len(digests) == 0 {
+		return nil, nil
+	}
+	if len(digests) > maxList {
+		return nil, fmt.Errorf("cannot read %d blobs at once", len(digests))
+	}
+	list := make([]any, len(digests))
+	for i := range digests {
+		list[i] = digests[i][:]
+	}
+	return readAll(ctx, s, "blobs", scanBlob, selectBlob+`WHERE sha256 IN (`+placeholders(len(list))+`) ORDER BY sha256`, list...)
+}
+
+// CondemnedBlobs returns the blobs whose removal has begun, the earliest first.
+func (s *Store) CondemnedBlobs(ctx context.Context, limit int) ([]Blob, error) {
+	return readAll(ctx, s, "condemned blobs", scanBlob, selectBlob+`WHERE condemned_at > 0 ORDER BY condemned_at, sha256 LIMIT $1`, limitOf(limit))
 }
 
 // Repo returns the state of a repository, or ErrNotFound.
@@ -152,6 +179,11 @@ func (s *Store) LastEvents(ctx context.Context, subject string, limit int) ([]St
 // call when it is the same; ask Events for what lies between.
 func (s *Store) Feed(ctx context.Context) (int64, error) {
 	return readOne(ctx, s, "feed", func(n *int64) []any { return []any{n} }, `SELECT number FROM audit_head WHERE one = 1`)
+}
+
+// Checkpoint returns a checkpoint of the audit log by its name, or ErrNotFound.
+func (s *Store) Checkpoint(ctx context.Context, name string) (Checkpoint, error) {
+	return readOne(ctx, s, "checkpoint", scanCheckpoint, selectCheckpoint+`WHERE name = $1`, name)
 }
 
 // Ping reports whether the database answers; the error is ErrUnavailable.

@@ -39,7 +39,7 @@ func quarantineRow(q *fleet.Quarantine) []column {
 }
 
 const releaseColumns = `name, product, counter, recovery, state, hold, hold_detail, statement, bundles, publishers,
-	reference_values, sboms, created_by, created_at, published_at, timestamp_version`
+	reference_values, sboms, created_by, created_at, published_at, timestamp_version, pruned_at`
 
 func releaseRow(r *Release) []column {
 	return []column{
@@ -47,8 +47,14 @@ func releaseRow(r *Release) []column {
 		boolCol(&r.Hold), textCol(&r.HoldDetail), bytesCol(&r.Statement), jsonCol(&r.Bundles, len(r.Bundles) == 0),
 		jsonCol(&r.Publishers, len(r.Publishers) == 0), jsonCol(&r.Reference, len(r.Reference) == 0),
 		jsonCol(&r.SBOMs, len(r.SBOMs) == 0), textCol(&r.CreatedBy), timeCol(&r.CreatedAt), timeCol(&r.PublishedAt),
-		intCol(&r.Timestamp),
+		intCol(&r.Timestamp), timeCol(&r.PrunedAt),
 	}
+}
+
+const blobColumns = `sha256, touched_at, condemned_at`
+
+func blobRow(b *Blob) []column {
+	return []column{digestCol(&b.SHA256), timeCol(&b.TouchedAt), timeCol(&b.CondemnedAt)}
 }
 
 const repoColumns = `name, image_root, director_root, targets, products, snapshot, timestamp_number, timestamp_doc,
@@ -119,6 +125,12 @@ func inventoryRow(e *Inventory) []column {
 	}
 }
 
+const addressColumns = `device, source, kind, address, at`
+
+func addressRow(a *Address) []column {
+	return []column{textCol(&a.Device), textCol(&a.Source), textCol(&a.Kind), textCol(&a.Address), timeCol(&a.At)}
+}
+
 const enrollTokenColumns = `hash, product, hardware_id, profile, issued_by, expires_at`
 
 func enrollTokenRow(t *EnrollToken) []column {
@@ -133,13 +145,20 @@ func tokenRow(t *Token) []column {
 	return []column{digestCol(&t.Hash), textCol(&t.Person), timeCol(&t.At), timeCol(&t.Expires), timeCol(&t.Revoked)}
 }
 
-const orderColumns = `id, device, segment, epoch, point, at, acked_at, verified_at, detail`
+const orderColumns = `id, device, segment, epoch, point, at, acked_at, verified_at, detail, tightens, waiting, observed, observed_at`
 
 func orderRow(o *Order) []column {
 	return []column{
 		intCol(&o.ID), textCol(&o.Device), textCol(&o.Segment), intCol(&o.Epoch), textCol(&o.Point), timeCol(&o.At),
-		timeCol(&o.Acked), timeCol(&o.Verified), textCol(&o.Detail),
+		timeCol(&o.Acked), timeCol(&o.Verified), textCol(&o.Detail), boolCol(&o.Tightens), textCol(&o.Waiting),
+		textCol(&o.Observed), timeCol(&o.ObservedAt),
 	}
+}
+
+const checkpointColumns = `name, size, root, note, at`
+
+func checkpointRow(c *Checkpoint) []column {
+	return []column{textCol(&c.Name), intCol(&c.Size), digestCol(&c.Root), bytesCol(&c.Note), timeCol(&c.At)}
 }
 
 const eventColumns = `number, at, type, actor, subject, leaf`
@@ -173,6 +192,7 @@ var versionedTables = map[Table]versioned{
 	Directors:   newVersioned(Directors, directorColumns),
 	People:      newVersioned(People, personColumns),
 	Settings:    newVersioned(Settings, settingColumns),
+	Checkpoints: newVersioned(Checkpoints, checkpointColumns),
 	Locks: {
 		holds:  `SELECT 1 FROM locks WHERE name = $1 AND fence = $2`,
 		absent: `SELECT 1 FROM locks WHERE name = $1`,

@@ -36,7 +36,7 @@ func (w *World) Draft(product, version string, counter uint64) *Draft {
 	d := &Draft{Image: UKI(product + " " + version)}
 	d.Values = Must(reference.PredictUKI(bytes.NewReader(d.Image), int64(len(d.Image))))
 	values := Must(d.Values.Encode())
-	sbom := []byte(`{"spdxVersion":"SPDX-2.3","name":"` + product + " " + version + `"}`)
+	sbom := sbomOf(product, version)
 	c := artifacts.Component{
 		Name: Component, HardwareIDs: []string{Hardware}, SHA256: w.Upload(d.Image), Length: int64(len(d.Image)), Installer: "uki",
 		ReferenceValues: w.Upload(values), ReferenceLength: int64(len(values)),
@@ -125,4 +125,20 @@ func image(sections []section) []byte {
 		b = append(b, make([]byte, up(len(s.data))-len(s.data))...)
 	}
 	return b
+}
+
+// UploadAgain uploads what may be there already, and returns it.
+func (w *World) UploadAgain(data []byte) []byte {
+	w.Upload(data)
+	return data
+}
+
+// ValuesOf is the document with a draft's Reference Values, SBOMOf its SBOM.
+func (w *World) ValuesOf(d *Draft) []byte { return Must(d.Values.Encode()) }
+
+// SBOMOf: see ValuesOf.
+func (w *World) SBOMOf(d *Draft) []byte { return sbomOf(d.Release.Product, d.Release.Version) }
+
+func sbomOf(product, version string) []byte {
+	return []byte(`{"spdxVersion":"SPDX-2.3","name":"` + product + " " + version + `"}`)
 }

@@ -13,6 +13,7 @@ import (
 func serverContracts() []contract {
 	return []contract{
 		{"KeepsReleases", keepsReleases},
+		{"KeepsBlobs", keepsBlobs},
 		{"KeepsRepository", keepsRepository},
 		{"KeepsBeacons", keepsBeacons},
 		{"KeepsDirectorDocuments", keepsDirector},
@@ -23,6 +24,8 @@ func serverContracts() []contract {
 		{"FindsEvents", findsEvents},
 		{"WritesDeterministicLeaves", writesLeaves},
 		{"FencesLocks", fencesLocks},
+		{"KeepsCheckpoints", keepsCheckpoints},
+		{"NamesDataThatIsTooLargeForALeaf", namesLargeData},
 	}
 }
 
@@ -32,7 +35,7 @@ func keepsReleases(t *testing.T, s *store.Store) {
 		Name: "lamp/1.0", Product: "lamp", Counter: math.MaxUint64, Recovery: true, State: "published", Hold: true,
 		HoldDetail: "smoke", Statement: []byte("{}"), Bundles: [][]byte{{1}, {2, 3}}, Publishers: []string{"ci@example"},
 		Reference: map[string]digest.SHA256{"rootfs": sum("r"), "boot": sum("b")}, SBOMs: map[string]digest.SHA256{"boot": sum("s")},
-		CreatedBy: "ci", CreatedAt: at(0), PublishedAt: at(1), Timestamp: 7,
+		CreatedBy: "ci", CreatedAt: at(0), PublishedAt: at(1), Timestamp: 7, PrunedAt: at(2),
 	}
 	lower := store.Release{Name: "lamp/0.9", Product: "lamp", Counter: 1<<63 - 1, State: "staged"}
 	other := store.Release{Name: "door/1.0", Product: "door", Counter: 3, State: "staged"}

@@ -21,7 +21,7 @@ type Open func(t *testing.T) *store.Store
 
 // Run runs the whole contract.
 func Run(t *testing.T, open Open) {
-	for _, group := range [][]contract{fleetContracts(), serverContracts(), ruleContracts(), commitContracts()} {
+	for _, group := range [][]contract{fleetContracts(), serverContracts(), ruleContracts(), commitContracts(), networkContracts()} {
 		for _, c := range group {
 			t.Run(c.name, func(t *testing.T) {
 				t.Parallel()

@@ -1,0 +1,4 @@
+package backup
+
+// DecodeRows is decodeRows, for its fuzz target.
+var DecodeRows = decodeRows
