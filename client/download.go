@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"net"
 	"net/http"
 	"time"
 
@@ -21,14 +22,19 @@ const (
 	copyBytes  = 128 << 10
 	keepBytes  = 4 << 20 // progress is made durable this often
 	maxBroken  = 5       // connections in a row that broke without progress
-	maxTries   = 64      // connections for one image
+	maxTries   = 64      // connections for one image that brought less than steadyBytes
 	retryPause = time.Second
+	// steadyBytes is what a connection has to bring so that the next one neither waits nor counts: a line that breaks
+	// often still brings a large image, in time and in connections that grow with its length alone.
+	steadyBytes = 1 << 20
 )
 
 // download brings images over connections that may break.
 type download struct {
 	client *Client
 	ch     *channel
+	atDoor bool // the door itself has to send the bytes: another server failed
+	strays bool // some bytes came from another server
 }
 
 func (g *download) close() {
@@ -76,6 +82,13 @@ func (g *download) into(ctx context.Context, slot installer.Slot, p part, offset
 		}
 		return nil, errors.Join(err, to.settle())
 	}
+	if digest.SHA256(to.sum.Sum(nil)) != p.component.SHA256 && g.strays {
+		g.client.log.Warn("another server sent wrong bytes; the door has to send them", "target", p.path)
+		g.close()
+		g.atDoor, g.strays = true, false
+		to.restart()
+		return g.into(ctx, slot, p, 0, keep)
+	}
 	if digest.SHA256(to.sum.Sum(nil)) != p.component.SHA256 {
 		return []Refusal{g.client.refuse(reason.ArtifactMismatch, "%s does not have the signed digest", p.path)}, nil
 	}
@@ -84,8 +97,8 @@ func (g *download) into(ctx context.Context, slot installer.Slot, p part, offset
 
 // all fetches until the sink is full, over as many connections as it takes.
 func (g *download) all(ctx context.Context, p part, to *sink) error {
-	broken := 0
-	for tries := 0; to.at < to.end; tries++ {
+	broken, tries := 0, 0
+	for to.at < to.end {
 		before := to.at
 		err := g.once(ctx, p, to)
 		if err == nil {
@@ -95,13 +108,18 @@ func (g *download) all(ctx context.Context, p part, to *sink) error {
 		if _, refused := errors.AsType[*doorError](err); refused || errors.Is(err, errTooLong) || errors.Is(err, errSlot) || ctx.Err() != nil {
 			return err
 		}
+		g.client.log.Info("download goes on", "target", p.path, "offset", to.at, "cause", err.Error())
+		if to.at-before >= steadyBytes {
+			broken = 0
+			continue
+		}
+		tries++
 		if broken++; to.at > before {
 			broken = 0
 		}
 		if broken >= maxBroken || tries >= maxTries {
 			return fmt.Errorf("cannot download %s: %w", p.path, err)
 		}
-		g.client.log.Info("download goes on", "target", p.path, "offset", to.at, "cause", err.Error())
 		if err := g.client.cfg.Sleep(ctx, retryPause); err != nil {
 			return err
 		}
@@ -132,8 +150,12 @@ func (g *download) once(ctx context.Context, p part, to *sink) error {
 		g.ch = ch
 	}
 	header := http.Header{}
-	if to.at > 0 {
+	follows := g.follows()
+	if to.at > 0 || follows {
 		header.Set("Range", fmt.Sprintf("bytes=%d-", to.at))
+	}
+	if follows {
+		header.Set(wire.HeaderRedirect, "1")
 	}
 	path := wire.PathArtifacts + "/" + p.component.SHA256.String()
 	remaining := to.end - to.at
@@ -143,7 +165,10 @@ func (g *download) once(ctx context.Context, p part, to *sink) error {
 	}
 	defer done()
 	switch {
-	case res.StatusCode == http.StatusPartialContent && to.at > 0:
+	case res.StatusCode == http.StatusTemporaryRedirect && follows:
+		g.close() // it would only wait
+		return g.redirected(ctx, p, to, res.Header.Get("Location"))
+	case res.StatusCode == http.StatusPartialContent && header.Get("Range") != "":
 		if want := fmt.Sprintf("bytes %d-%d/%d", to.at, to.end-1, to.end); res.Header.Get("Content-Range") != want {
 			return fmt.Errorf("%w: range %.80q, want %q", ErrServer, res.Header.Get("Content-Range"), want)
 		}
@@ -159,7 +184,7 @@ func (g *download) once(ctx context.Context, p part, to *sink) error {
 		g.close()
 		return errTooLong
 	}
-	return g.copy(ctx, res.Body, to)
+	return g.copy(ctx, g.ch.conn, res.Body, to)
 }
 
 // refused reads a problem document.
@@ -177,15 +202,15 @@ func (g *download) refused(path string, res *http.Response) error {
 }
 
 // copy writes the body. In every StallTimeout at least MinSpeed bytes per second must have come.
-func (g *download) copy(ctx context.Context, body io.Reader, to *sink) error {
+func (g *download) copy(ctx context.Context, conn net.Conn, body io.Reader, to *sink) error {
 	cfg := g.client.cfg
 	need := max(1, int64(cfg.StallTimeout.Seconds()*float64(cfg.MinSpeed)))
 	buf := make([]byte, copyBytes)
-	stop := context.AfterFunc(ctx, func() { _ = g.ch.conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	for got := need; ; {
 		if got >= need {
-			if err := g.ch.conn.SetDeadline(time.Now().Add(cfg.StallTimeout)); err != nil {
+			if err := conn.SetDeadline(time.Now().Add(cfg.StallTimeout)); err != nil {
 				return err
 			}
 			got = 0

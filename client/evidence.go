@@ -147,7 +147,7 @@ func (c *Client) agreedBase() *uint64 {
 	return c.state.Base
 }
 
-// counterValue is what claims say; nothing is decided on it.
+// counterValue is what claims say. A server goes by it only when it does not know the device, or not any more.
 func (c *Client) counterValue(index uint64) uint64 {
 	base, known := c.base()
 	if !known || index < base {

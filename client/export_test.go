@@ -16,3 +16,12 @@ func RefusalOf(status int, body []byte) ([]Refusal, error) {
 func NextPoll(value string) time.Duration {
 	return nextPoll(answer{header: http.Header{wire.HeaderNextPoll: {value}}})
 }
+
+// RedirectTarget is the host that a client with this trust bundle goes to for a Location.
+func RedirectTarget(trust wire.Trust, location string) (string, error) {
+	u, d, err := (&Client{cfg: Config{Trust: trust}}).download(location)
+	if err != nil {
+		return "", err
+	}
+	return u.Scheme + "://" + d.Host, nil
+}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/cordon-ota/cordon/client"
+	"github.com/cordon-ota/cordon/client/wire"
 )
 
 // FuzzStateDirectory puts hostile bytes into the files that are read without a signature.
@@ -41,6 +42,21 @@ func FuzzAnswer(f *testing.F) {
 		}
 		if d := client.NextPoll(next); d < 0 {
 			t.Errorf("next poll in %v", d)
+		}
+	})
+}
+
+// Whatever a server sends as Location: a client goes to the servers of its trust bundle over TLS, or nowhere.
+func FuzzLocation(f *testing.F) {
+	for _, s := range []string{"https://s3.example/bucket/blobs/ab?X-Amz-Signature=1", "https://s3.example:443/x", "https://S3.example/x", "http://s3.example/x",
+		"https://s3.example:444/x", "https://user:pass@s3.example/x", "https://s3.example.evil.example/x", "//s3.example/x", "https:s3.example", "https://[::1]/x", "https://s3.example/x#y", ""} {
+		f.Add(s)
+	}
+	trust := wire.Trust{Downloads: []wire.Download{{Host: "s3.example:443"}}}
+	f.Fuzz(func(t *testing.T, location string) {
+		got, err := client.RedirectTarget(trust, location)
+		if err == nil && got != "https://s3.example:443" || err != nil && got != "" {
+			t.Errorf("%q leads to %q, %v", location, got, err)
 		}
 	})
 }

@@ -41,6 +41,7 @@ type repos struct {
 	version    int64
 	releases   map[string]tufrepo.File // product role
 	files      map[string][]byte       // below /repo/image/
+	offline    map[string][]byte       // targets of the offline role beside the policy
 	images     map[digest.SHA256][]byte
 	imageRoots [][]byte
 	dirRoots   [][]byte
@@ -170,6 +171,9 @@ func (r *repos) sign() {
 	}
 	offline := map[string]tufrepo.File{}
 	r.addFile(artifacts.PolicyPath(product), policy, offline)
+	for path, b := range r.offline {
+		r.addFile(path, b, offline)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.version++

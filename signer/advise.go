@@ -5,14 +5,18 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
+	"syscall"
 
 	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/provenance"
+	"github.com/cordon-ota/cordon/artifacts/tlog"
 	"github.com/cordon-ota/cordon/artifacts/tufrepo"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/attestation/reference"
 	"github.com/cordon-ota/cordon/client/api"
 	"github.com/cordon-ota/cordon/signer/ceremony"
+	"github.com/cordon-ota/cordon/signer/keyless"
 	"github.com/cordon-ota/cordon/signer/keys"
 	"github.com/cordon-ota/cordon/signer/publish"
 )
@@ -32,6 +36,28 @@ var advice = [...]struct {
 }{
 	{errUsage, usage, ""},
 	{context.Canceled, undecided, "run the same command again; it continues where it stood"},
+	{errTimeout, undecided, "run the same command again, with a longer --timeout; an upload continues where it stood"},
+	{errNoInstance, usage, "give --signing-config signing_config.json of your Sigstore, or --key publisher.pem; nothing is assumed, because a public log shows the names of repository, workflow and tag to everybody, for good"},
+	{keyless.ErrNoTokenGitHub, usage, "give the job 'permissions: id-token: write'; a pull request from a fork never gets a token"},
+	{keyless.ErrNoTokenGitLab, usage, "give the job 'id_tokens: SIGSTORE_ID_TOKEN: aud: sigstore'"},
+	{keyless.ErrNoToken, usage, "run in a CI that gives identity tokens, give --identity-token-file FILE, or sign with --key publisher.pem"},
+	{keyless.ErrTokenExpired, refused, "take a new token right before this command, and check the clock of this machine; GitHub's and GitLab's own tokens need no file"},
+	{keyless.ErrTokenEarly, refused, "check the clock of this machine"},
+	{keyless.ErrTokenAudience, refused, "ask the CI for a token with the audience that the CA wants (GitLab: aud under id_tokens), or name the other one with --identity-audience"},
+	{keyless.ErrTokenEndpoint, undecided, "run the job again; if it stays, check 'permissions: id-token: write' and the status of the CI"},
+	{keyless.ErrToken, usage, "give the JWT alone, as the CI made it; SIGSTORE_ID_TOKEN and --identity-token-file hold no other text"},
+	{keyless.ErrTokenRefused, refused, "check that the signing config is of the Sigstore whose CA knows this CI as issuer, with the audience of --identity-audience, and that the token is fresh"},
+	{keyless.ErrSigningConfig, usage, "give a signing_config.json v0.2 with caUrls, rekorTlogUrls and tsaUrls, all https: the operators of the Sigstore publish it beside their trusted root"},
+	{keyless.ErrOwnRoot, usage, "give the trusted_root.json that belongs to the signing config"},
+	{keyless.ErrNoPolicy, refused, "check --product; the holders set a policy with 'cordon-sign product set'"},
+	{keyless.ErrKeysOnly, refused, "sign with --key, or let the holders add a publisher with issuer and subject: cordon-sign product set"},
+	{keyless.ErrNoTrustedRoot, refused, "let the holders sign it: cordon-sign product trusted-root --file trusted_root.json"},
+	{keyless.ErrRepository, refused, "check the clock of this machine and the server's log; its repository does not prove itself"},
+	{keyless.ErrRefused, refused, "run the same command again; if it stays, show the message to whoever runs the Sigstore"},
+	{keyless.ErrIdentity, refused, "sign from the pipeline that the policy names, or let the holders change the policy: cordon-sign product set"},
+	{provenance.ErrTrustedRoot, refused, "let the holders sign a trusted root that can be read: cordon-sign product trusted-root --file trusted_root.json"},
+	{keyless.ErrUnavailable, undecided, "check the address in the signing config and the network, then run the same command again"},
+	{keyless.ErrService, refused, "read what the service said; its operators see more in its log"},
 	{keys.ErrPermission, usage, "make it yours alone: chmod 600 FILE"},
 	{keys.ErrExists, refused, "choose another name with --out; a key file is never overwritten"},
 	{keys.ErrType, usage, "holders sign with a key of 'cordon-sign keys new --type holder', publishers with one of '--type publisher'"},
@@ -52,6 +78,8 @@ var advice = [...]struct {
 	{publish.ErrSpec, usage, "for example --component app=app.efi,hw=board-a,installer=ab"},
 	{publish.ErrImage, usage, "check the path and that the file can be read"},
 	{publish.ErrSetup, refused, "finish the ceremony first: cordon-sign root init, sign, apply"},
+	{ceremony.ErrNoLog, refused, "set one with 'cordon-sign log set --dir DIR'"},
+	{tlog.ErrPolicy, usage, "the log's key is the log_key of the server's status; 'cordonctl witness keygen' prints that of a witness"},
 	{artifacts.ErrPolicy, usage, "correct the policy; conformance/docs/operations.md describes every key"},
 	{artifacts.ErrName, usage, "use 1 to 63 of a-z 0-9 . _ -, beginning with a letter or digit"},
 	{artifacts.ErrStatement, usage, "correct the flag that the message names"},
@@ -61,6 +89,9 @@ var advice = [...]struct {
 	{api.ErrAnswer, undecided, "check that the address is the admin listener (port 8444) and that cordond is not older than cordon-sign"},
 	{reference.ErrMalformed, usage, "a baseline needs PCR 0, 2, 3 and 7 of the SHA-256 bank: tpm2_pcrread sha256:0,2,3,7"},
 	{tufrepo.ErrMalformed, refused, "compare the directory with the holders' copies"},
+	{syscall.ENOSPC, undecided, "make room on that disk, then run the same command again; files are replaced as a whole or not at all"},
+	{syscall.EDQUOT, undecided, "make room on that disk, then run the same command again; files are replaced as a whole or not at all"},
+	{syscall.EROFS, undecided, "that file system is read-only: write elsewhere, or mount it writable and run the same command again"},
 	{fs.ErrNotExist, usage, "check the path"},
 	{fs.ErrPermission, usage, "check who may read or write the path"},
 }
@@ -69,6 +100,9 @@ var advice = [...]struct {
 func advise(err error) (code int, hint string) {
 	var problem *api.Error
 	answered := errors.As(err, &problem)
+	if next := provenance.NextStep(err.Error()); next != "" && !answered {
+		return refused, next // the verifier knows better than a table
+	}
 	for _, a := range advice {
 		if errors.Is(err, a.err) {
 			return a.code, a.hint
@@ -91,6 +125,10 @@ func adviseProblem(p *api.Error) (int, string) {
 		return code, "the token is unknown: check --token-file; an administrator makes new ones: cordonctl person token"
 	case reason.DowngradeRefused:
 		return code, "give --counter; the least one that the policy allows is in the message"
+	case reason.PublisherRefused:
+		if next := provenance.NextStep(p.Detail); next != "" {
+			return code, next
+		}
 	case reason.NotFound:
 		return code, "check the name, and that the address is the admin listener (port 8444)"
 	}

@@ -19,6 +19,12 @@ import (
 // errUsage marks combinations of flags that make no sense.
 var errUsage = errors.New("flags do not fit")
 
+// errTimeout is the end of --timeout.
+var errTimeout = errors.New("it took longer than --timeout")
+
+// errNoInstance is publish with neither a key nor a Sigstore.
+var errNoInstance = errors.New("neither --key nor --signing-config is given")
+
 const maxSmallFile = 1 << 20
 
 // serverFlags say which server, and why it is believed.
@@ -27,16 +33,24 @@ type serverFlags struct {
 }
 
 func (s *serverFlags) add(c *cobra.Command) {
+	s.flags(c)
+	required(c, "server")
+	c.MarkFlagsOneRequired("ca", "ca-sha256")
+}
+
+// flags alone are for commands that can do without a server; with one, client asks for the rest.
+func (s *serverFlags) flags(c *cobra.Command) {
 	c.Flags().StringVar(&s.url, "server", "", "https URL of the admin listener")
 	c.Flags().StringVar(&s.ca, "ca", "", "the server's CA certificate, PEM `FILE`")
 	c.Flags().StringVar(&s.pin, "ca-sha256", "", "SHA-256 of the server's CA certificate in `HEX`, as cordond prints it")
 	c.Flags().StringVar(&s.token, "token-file", "", "`FILE` with the token")
-	required(c, "server")
-	c.MarkFlagsOneRequired("ca", "ca-sha256")
 	c.MarkFlagsMutuallyExclusive("ca", "ca-sha256")
 }
 
 func (s *serverFlags) client() (*api.Client, error) {
+	if s.ca == "" && s.pin == "" {
+		return nil, fmt.Errorf("%w: give --ca or --ca-sha256, so that the server can be believed", errUsage)
+	}
 	cfg := api.Config{URL: s.url}
 	var err error
 	if s.ca != "" {

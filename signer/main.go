@@ -17,6 +17,8 @@ import (
 	"unicode"
 
 	"github.com/spf13/cobra"
+
+	"github.com/cordon-ota/cordon/artifacts/provenance"
 )
 
 func main() {
@@ -35,12 +37,13 @@ func execute(ctx context.Context, args []string) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(os.Stderr, "cordon-sign: %s\n", plain(a.sentence(err)))
+	code, hint := advise(err)
+	// What the verifier advises is the hint; the sentence need not say it again.
+	fmt.Fprintf(os.Stderr, "cordon-sign: %s\n", plain(strings.Replace(a.sentence(err), provenance.NextMark+hint, "", 1)))
 	if !a.started {
 		fmt.Fprintf(os.Stderr, "hint: see %s --help\n", a.path(cmd, args))
 		return 2
 	}
-	code, hint := advise(err)
 	if hint != "" {
 		fmt.Fprintf(os.Stderr, "hint: %s\n", plain(hint))
 	}
@@ -55,7 +58,7 @@ type app struct {
 
 func (a *app) command() *cobra.Command {
 	cmd := group("cordon-sign", "Sign the offline metadata, and sign and publish releases",
-		a.keysCommand(), a.rootCommand(), a.productCommand(), a.publishCommand())
+		a.keysCommand(), a.rootCommand(), a.productCommand(), a.logCommand(), a.publishCommand())
 	cmd.Version, cmd.SilenceUsage, cmd.SilenceErrors = version(), true, true
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	return cmd

@@ -6,7 +6,7 @@ import (
 	"os"
 )
 
-// progress is the one line on stderr that says how far a publish is. Off a terminal it says only what was finished.
+// progress is what stderr says of a publish: one line that says how far it is, and a line for each step of signing. Off a terminal it says only what was finished.
 type progress struct {
 	out      io.Writer
 	terminal bool
@@ -39,6 +39,12 @@ func (p *progress) report(what, name string, done, total int64) {
 		return
 	}
 	fmt.Fprintf(p.out, "\r%s: %d of %d bytes, %d %%", key, done, total, percent)
+}
+
+// step says one thing on a line of its own.
+func (p *progress) step(text string) {
+	p.end()
+	fmt.Fprintf(p.out, "%s\n", plain(text))
 }
 
 func (p *progress) end() {

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/spf13/cobra"
@@ -22,7 +24,9 @@ type publishFlags struct {
 	sboms      []string
 	bundles    []string
 	key        string
+	keyless    keylessFlags
 	bundleOut  string
+	timeout    time.Duration
 	json       bool
 	options    publish.Options
 
@@ -32,8 +36,11 @@ type publishFlags struct {
 func (a *app) publishCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "publish", Short: "Sign a release and hand it to the server; the same release again changes nothing", Args: cobra.NoArgs,
+		Long: publishLong,
 		Example: "  cordon-sign publish --server https://cordon.example:8444 --ca-sha256 HEX --token-file ci.token \\\n" +
-			"    --product gateway --version 1.4.0 --component app=app.efi,hw=board-a+board-b,installer=ab --key publisher.pem",
+			"    --product gateway --version 1.4.0 --component app=app.efi,hw=board-a+board-b,installer=ab --key publisher.pem\n" +
+			"  cordon-sign publish --server https://cordon.example:8444 --ca-sha256 HEX --token-file ci.token \\\n" +
+			"    --product gateway --version 1.4.0 --component app=app.efi,hw=board-a,installer=ab --signing-config signing_config.json",
 	}
 	var p publishFlags
 	p.server.add(c)
@@ -48,17 +55,32 @@ func (a *app) publishCommand() *cobra.Command {
 	f.StringArrayVar(&p.components, "component", nil, "`name=FILE,hw=A+B,installer=KIND[,measured=yes|no]`; once per component")
 	f.StringArrayVar(&p.sboms, "sbom", nil, "`name=FILE`: SBOM of a component")
 	f.StringArrayVar(&p.bundles, "bundle", nil, "bundle `FILE` of another publisher over the same statement")
-	f.StringVar(&p.key, "key", "", "private key `FILE` of the publisher")
+	f.StringVar(&p.key, "key", "", "private key `FILE` of the publisher; without one the pipeline's identity token signs")
+	p.keyless.add(f)
+	f.DurationVar(&p.timeout, "timeout", 0, "give up after so long, as in 45m; 0 is never")
 	f.StringVar(&p.bundleOut, "bundle-out", "", "keep the signed bundle in `FILE`")
 	f.BoolVar(&p.options.DryRun, "dry-run", false, "sign, ask the server what it would say, upload nothing")
 	f.BoolVar(&p.json, "json", false, "print the result as JSON")
-	required(c, "product", "version", "component", "key")
+	required(c, "product", "version", "component")
 	p.counterGiven = func() bool { return f.Changed("counter") }
 	c.RunE = a.run("publish", p.run)
 	return c
 }
 
 func (p *publishFlags) run(ctx context.Context) error {
+	if p.timeout <= 0 {
+		return p.publish(ctx)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, p.timeout, errTimeout)
+	defer cancel()
+	err := p.publish(ctx)
+	if err != nil && errors.Is(context.Cause(ctx), errTimeout) {
+		return fmt.Errorf("%w, %s: %w", errTimeout, p.timeout, err)
+	}
+	return err
+}
+
+func (p *publishFlags) publish(ctx context.Context) error {
 	if err := p.load(); err != nil {
 		return err
 	}
@@ -75,23 +97,87 @@ func (p *publishFlags) run(ctx context.Context) error {
 	}
 	line := &progress{out: os.Stderr, terminal: isTerminal(os.Stderr)}
 	p.options.Progress = line.report
-	result, err := publish.Run(ctx, client, p.options)
-	line.end()
-	if p.bundleOut != "" && result.Bundle != nil { // of a refused dry run, too: another publisher may have to sign first
-		if keep := os.WriteFile(p.bundleOut, result.Bundle, 0o644); keep != nil {
-			return errors.Join(err, fmt.Errorf("cannot keep the bundle: %w", keep))
+	if p.key == "" {
+		if p.options.Signer, err = p.keyless.signer(ctx, client, status.ImageRoot, p.options.Product, line.step); err != nil {
+			return err
 		}
 	}
+	kept, err := newKeeper(p.bundleOut)
 	if err != nil {
 		return err
 	}
+	defer kept.close()
+	result, err := publish.Run(ctx, client, p.options)
+	line.end()
+	// The bundle of a refused dry run is kept, too: another publisher may have to sign first.
+	if err := errors.Join(err, kept.keep(result.Bundle)); err != nil {
+		return err
+	}
 	return p.print(result)
+}
+
+// maxKept is more than a bundle has.
+const maxKept = 64 << 10
+
+// keeper writes --bundle-out. A disk that is full is found before anything is published, because a release that is
+// published is not signed again; and no half of a bundle is ever left for a CI that goes on.
+type keeper struct {
+	path string
+	file *os.File // under a temporary name; nil: path is no regular file, as /dev/stdout, and is written to directly
+}
+
+// newKeeper reserves the room that a bundle takes. An empty path keeps nothing.
+func newKeeper(path string) (*keeper, error) {
+	k := &keeper{path: path}
+	if info, err := os.Stat(path); path == "" || err == nil && !info.Mode().IsRegular() {
+		return k, nil
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return nil, fmt.Errorf("cannot keep the bundle: %w", err)
+	}
+	k.file = f
+	if _, err := f.Write(make([]byte, maxKept)); err != nil {
+		k.close()
+		return nil, fmt.Errorf("cannot keep the bundle: %w", err)
+	}
+	return k, nil
+}
+
+// keep writes the bundle; nil is none.
+func (k *keeper) keep(bundle []byte) error {
+	if k.path == "" || bundle == nil {
+		return nil
+	}
+	var err error
+	if k.file == nil {
+		err = os.WriteFile(k.path, bundle, 0o644)
+	} else if _, err = k.file.WriteAt(bundle, 0); err == nil {
+		if err = errors.Join(k.file.Truncate(int64(len(bundle))), k.file.Chmod(0o644), k.file.Sync()); err == nil {
+			err = os.Rename(k.file.Name(), k.path)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot keep the bundle: %w", err)
+	}
+	return nil
+}
+
+// close removes what was not kept.
+func (k *keeper) close() {
+	if k.file != nil {
+		_ = k.file.Close() // keep has made it durable
+		_ = os.Remove(k.file.Name())
+	}
 }
 
 // agentInstaller is the one that cordon-agent has.
 const agentInstaller = "ab"
 
 func (p *publishFlags) load() error {
+	if err := p.keyless.check(p.key); err != nil {
+		return err
+	}
 	if p.counterGiven() && p.options.Counter == 0 {
 		return fmt.Errorf("%w: --counter is at least 1; leave it away for the product's highest + 1", errUsage)
 	}
@@ -124,6 +210,9 @@ func (p *publishFlags) load() error {
 			return fmt.Errorf("cannot read bundle: %w", err)
 		}
 		p.options.Bundles = append(p.options.Bundles, b)
+	}
+	if p.key == "" {
+		return p.keyless.load()
 	}
 	key, err := keys.Load(p.key, keys.Publisher)
 	p.options.Key = key

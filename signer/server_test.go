@@ -36,6 +36,7 @@ const (
 	adminToken   = "admin-token"
 	ciToken      = "ci-token"
 	expiredToken = "expired-token"
+	logKey       = "ota.example/log+c7996195+AVHu8qMLAwopfEvAJcNXm6EfsxsYhc+Twy+ilXPnfOGs" // nobody has its secret
 )
 
 // server is an admin API with just the routes that cordon-sign uses. It keeps what it is given and verifies it with the
@@ -163,7 +164,7 @@ func (s *server) status(w http.ResponseWriter, _ *http.Request) {
 		problem(w, http.StatusForbidden, reason.PermissionDenied, s.lie)
 		return
 	}
-	answer(w, api.Status{Version: "test", Initialised: s.root[0] > 0, Keys: s.online, ServerCASHA256: s.caPin, ImageRoot: s.root[0], DirectorRoot: s.root[1], Targets: s.targets})
+	answer(w, api.Status{Version: "test", Initialised: s.root[0] > 0, Keys: s.online, ServerCASHA256: s.caPin, ImageRoot: s.root[0], DirectorRoot: s.root[1], Targets: s.targets, LogKey: logKey})
 }
 
 func (s *server) ceremony(w http.ResponseWriter, r *http.Request) {

@@ -39,7 +39,7 @@ func (o *options) agent(ctx context.Context) error {
 	}
 	unlock, err := lock(o.state)
 	if err != nil {
-		return undecided("end the other agent, or name another --state", err)
+		return undecided(diskHint(err, "end the other agent, or name another --state"), err)
 	}
 	defer unlock()
 	device, err := tpm.Open(o.tpm)
@@ -58,6 +58,17 @@ func (o *options) agent(ctx context.Context) error {
 		return undecided("", err)
 	}
 	return nil
+}
+
+// diskHint says what to do about a disk that takes nothing; other errors get the other hint.
+func diskHint(err error, other string) string {
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return "make room on the disk that the message names, of --state or of the slots; the agent then goes on where it stood"
+	case errors.Is(err, unix.EROFS):
+		return "that file system is read-only: mount it writable; the agent then goes on where it stood"
+	}
+	return other
 }
 
 // lock keeps a second agent away from a state directory for as long as this process lives.
@@ -131,7 +142,7 @@ func (o *options) client(trust wire.Trust, device *tpm.TPM, state string) (*clie
 		return nil, usage("", "%w", err)
 	}
 	if err != nil {
-		return nil, undecided("run cordon-agent doctor", err)
+		return nil, undecided(diskHint(err, "run cordon-agent doctor"), err)
 	}
 	return c, nil
 }
@@ -194,7 +205,7 @@ type outcome struct {
 func (o *options) step(ctx context.Context, c *client.Client) error {
 	r, err := c.Step(ctx)
 	if err != nil {
-		return undecided("run cordon-agent doctor; it is safe to try again", err)
+		return undecided(diskHint(err, "run cordon-agent doctor; it is safe to try again"), err)
 	}
 	out := outcome{Device: c.DeviceID().String(), Verdict: r.Verdict, Refusals: r.Refusals, NextPoll: int64(r.Next.Seconds())}
 	out.Committed = r.Proven && len(r.Refusals) == 0

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
+	"syscall"
 
+	"github.com/cordon-ota/cordon/artifacts/tlog"
 	"github.com/cordon-ota/cordon/artifacts/tufrepo"
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
@@ -13,7 +15,9 @@ import (
 	"github.com/cordon-ota/cordon/attestation/identity"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/api"
+	"github.com/cordon-ota/cordon/client/ctl/mirror"
 	"github.com/cordon-ota/cordon/client/ctl/verify"
+	"github.com/cordon-ota/cordon/client/ctl/witness"
 	"github.com/cordon-ota/cordon/client/wire"
 )
 
@@ -44,6 +48,14 @@ var advice = [...]struct {
 	{errNoTrust, undecided, "give --trust FILE, the trust bundle that 'cordonctl provision' wrote, from a place that the server cannot write to"},
 	{errDiffers, refused, "the report's verdict does not follow from its Evidence; run 'cordonctl verify' for the whole report"},
 	{errUninitialised, undecided, "finish the ceremony first: cordon-sign root init, sign, apply"},
+	{errRewritten, refused, "keep the checkpoints and the mirror as they are: they prove it; ask the server's operators and the witnesses what happened"},
+	{errNoLogPolicy, undecided, "the holders name the log with 'cordon-sign log set'; without it nobody can tell a rewritten log from the true one"},
+	{mirror.ErrOld, refused, "give a checkpoint of this log, byte for byte; one that another key signed proves nothing"},
+	{mirror.ErrCopy, undecided, "begin with a new --mirror directory, and keep the damaged one for a look"},
+	{tlog.ErrCheckpoint, refused, "the server shows a log that the offline role did not name; ask its operators and the holders of the keys"},
+	{tlog.ErrKey, usage, "a key is one line NAME+HASH+KEY; the server's log key is in its status, 'cordonctl witness keygen' prints a witness's"},
+	{witness.ErrKey, usage, "make one with 'cordonctl witness keygen'"},
+	{witness.ErrState, undecided, "one process uses a state directory at a time; never put an older copy of it back: begin with a new key instead"},
 	{errExists, refused, "choose another name, or give --force where the command has it"},
 	{errConfig, usage, "the keys are server, ca and token"},
 	{errUsage, usage, ""},
@@ -60,6 +72,9 @@ var advice = [...]struct {
 	{api.ErrUnreachable, undecided, "check the address with 'curl -k URL/healthz' and that cordond is running"},
 	{api.ErrAnswer, undecided, "check that the address is the admin listener (port 8444) and that cordond is not older than cordonctl"},
 	{tufrepo.ErrSignature, refused, "the server shows roots that do not follow from each other; compare with the holders' copies"},
+	{syscall.ENOSPC, undecided, "make room on that disk, then run the same command again; files are replaced as a whole or not at all"},
+	{syscall.EDQUOT, undecided, "make room on that disk, then run the same command again; files are replaced as a whole or not at all"},
+	{syscall.EROFS, undecided, "that file system is read-only: write elsewhere, or mount it writable and run the same command again"},
 	{fs.ErrNotExist, usage, "check the path"},
 	{fs.ErrPermission, usage, "check who may read or write the path"},
 }

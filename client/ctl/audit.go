@@ -12,6 +12,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/spf13/cobra"
 
+	"github.com/cordon-ota/cordon/artifacts/tlog"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/eventlog"
 	"github.com/cordon-ota/cordon/client/api"
@@ -124,6 +125,7 @@ func (a *app) verifyCommand() *cobra.Command {
 	c := &cobra.Command{Use: "verify REPORT", Short: "Check a report offline: appraise all its Evidence again", Args: cobra.ExactArgs(1)}
 	trustPath := c.Flags().String("trust", "", "trust bundle `FILE`, from elsewhere than the report")
 	ekRoots := c.Flags().String("ek-roots", "", "PEM `FILE` with the TPM manufacturers' CA certificates that you believe")
+	kept := c.Flags().StringArray("checkpoint", nil, "`FILE` with a checkpoint of the log that you kept or that a witness gave you; may be repeated")
 	html := c.Flags().String("html", "", "new `FILE` with the verified report for people")
 	c.RunE = a.run("verify the report", func(_ context.Context, args []string) error {
 		trust, err := readTrust(*trustPath)
@@ -132,6 +134,9 @@ func (a *app) verifyCommand() *cobra.Command {
 		}
 		options, err := verifyOptions(*ekRoots)
 		if err != nil {
+			return err
+		}
+		if options.Checkpoints, err = keptCheckpoints(*kept); err != nil {
 			return err
 		}
 		doc, err := readFile(args[0], api.MaxReportBytes)
@@ -169,6 +174,18 @@ func verifyOptions(ekRoots string) (verify.Options, error) {
 		return verify.Options{}, fmt.Errorf("%w: %q holds no certificate", errUsage, ekRoots)
 	}
 	return verify.Options{EKRoots: pool}, nil
+}
+
+func keptCheckpoints(paths []string) ([]verify.Checkpoint, error) {
+	var out []verify.Checkpoint
+	for _, path := range paths {
+		raw, err := readFile(path, tlog.MaxCheckpointBytes)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read checkpoint: %w", err)
+		}
+		out = append(out, verify.Checkpoint{Name: path, Raw: raw})
+	}
+	return out, nil
 }
 
 // conclude turns an outcome into the program's.
@@ -263,7 +280,20 @@ func showLog(w io.Writer, v eventlog.View) error {
 		}
 	}
 	note("a log is a claim: it counts only if a quote shows the same PCRs")
-	return table(w, []string{"PCR", "REPLAYED VALUE (SHA-256)"}, rows)
+	if err := table(w, []string{"PCR", "REPLAYED VALUE (SHA-256)"}, rows); err != nil {
+		return err
+	}
+	list(w, "the log contradicts itself or the specification:", logFindings(v.Violations))
+	list(w, "unlike the log of PC firmware:", logFindings(v.Departures))
+	return nil
+}
+
+func logFindings(findings []eventlog.ViewFinding) []string {
+	var lines []string
+	for _, f := range findings {
+		lines = append(lines, fmt.Sprintf("%s (%s)", f.Detail, f.Rule))
+	}
+	return lines
 }
 
 // appraised is one appraisal, done again.

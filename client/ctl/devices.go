@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -153,8 +152,12 @@ func (a *app) inventorySet() *cobra.Command {
 	c := &cobra.Command{Use: "set ID", Short: "Claim a device by its id", Args: cobra.ExactArgs(1)}
 	var claim claimFlags
 	claim.add(c)
+	addresses := c.Flags().StringSlice("address", nil, "an `IP` address of the device, for network enforcement points; may be repeated")
+	macs := c.Flags().StringSlice("mac", nil, "a link `ADDRESS` of the device, like 02:00:00:00:00:01; may be repeated")
 	c.RunE = a.inventory("set the inventory entry", "in the inventory", func(ctx context.Context, client *api.Client, id string) error {
-		return client.PutInventory(ctx, claim.entry(id))
+		entry := claim.entry(id)
+		entry.Addresses, entry.MACs = *addresses, *macs
+		return client.PutInventory(ctx, entry)
 	})
 	return c
 }
@@ -198,9 +201,9 @@ func (a *app) inventoryList() *cobra.Command {
 		return a.print(entries, func(w io.Writer) error {
 			var rows [][]string
 			for _, e := range entries {
-				rows = append(rows, []string{e.Device, e.Product, e.HardwareID, e.Profile})
+				rows = append(rows, []string{e.Device, e.Product, e.HardwareID, e.Profile, words(e.Addresses), words(e.MACs)})
 			}
-			return table(w, []string{"DEVICE", "PRODUCT", "HARDWARE", "PROFILE"}, rows)
+			return table(w, []string{"DEVICE", "PRODUCT", "HARDWARE", "PROFILE", "ADDRESSES", "MACS"}, rows)
 		})
 	})
 	return c
@@ -219,42 +222,4 @@ func (a *app) enrollTokenCommand() *cobra.Command {
 		})
 	})
 	return group("enroll-token", "One-time tokens with which devices enroll", c)
-}
-
-func (a *app) segmentCommand() *cobra.Command {
-	list := &cobra.Command{Use: "list", Short: "List where the network should let each device be", Args: cobra.NoArgs}
-	product := list.Flags().String("product", "", "only of this `PRODUCT`")
-	list.RunE = a.run("list segments", func(ctx context.Context, _ []string) error {
-		devices, err := a.fleet(ctx, *product, "")
-		if err != nil {
-			return err
-		}
-		return a.print(segments(devices), func(w io.Writer) error {
-			var rows [][]string
-			for _, s := range segments(devices) {
-				rows = append(rows, []string{s.Device, s.Segment, s.Standing, words(s.Reasons)})
-			}
-			return table(w, []string{"DEVICE", "SEGMENT", "STANDING", "REASONS"}, rows)
-		})
-	})
-	show := &cobra.Command{Use: "show ID", Short: "Show a device's segment and its last enforcement orders", Args: cobra.ExactArgs(1)}
-	show.RunE = a.run("show the segment", a.segmentShow)
-	return group("segment", "The network segment of each device: production or restricted", list, show)
-}
-
-func (a *app) segmentShow(ctx context.Context, args []string) error {
-	why, err := a.story(ctx, args[0])
-	if err != nil {
-		return err
-	}
-	view := segments([]api.Device{why.Device})[0]
-	for _, e := range why.Events {
-		if strings.HasPrefix(e.Type, "segment.") {
-			view.Orders = append(view.Orders, e)
-		}
-	}
-	return a.print(view, func(w io.Writer) error {
-		facts(w, "device", view.Device, "segment", view.Segment, "standing", view.Standing, "reasons", words(view.Reasons))
-		return showEvents(w, view.Orders)
-	})
 }

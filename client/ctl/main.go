@@ -59,7 +59,7 @@ func (a *app) command() *cobra.Command {
 	cmd := group("cordonctl", "Run a fleet with cordon, and check its reports",
 		a.provisionCommand(), a.personCommand(), a.deviceCommand(), a.inventoryCommand(), a.enrollTokenCommand(),
 		a.releaseCommand(), a.rolloutCommand(), a.segmentCommand(), a.whyCommand(),
-		a.reportCommand(), a.verifyCommand(), a.eventlogCommand(), a.appraiseCommand())
+		a.reportCommand(), a.verifyCommand(), a.logCommand(), a.witnessCommand(), a.eventlogCommand(), a.appraiseCommand())
 	cmd.Version, cmd.SilenceUsage, cmd.SilenceErrors = version(), true, true
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	a.server.add(cmd)

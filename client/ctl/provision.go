@@ -27,6 +27,7 @@ type provisioned struct {
 	ServerCA     digest.SHA256 `json:"server_ca_sha256"`
 	ImageRoot    rootView      `json:"image_root"`
 	DirectorRoot rootView      `json:"director_root"`
+	Downloads    []string      `json:"downloads,omitempty"` // other servers that devices may fetch firmware bytes from
 }
 
 type rootView struct {
@@ -76,7 +77,7 @@ func (a *app) bundle(ctx context.Context, client *api.Client) (wire.Trust, provi
 	if !status.Initialised || status.ImageRoot < 1 || status.DirectorRoot < 1 {
 		return wire.Trust{}, provisioned{}, errUninitialised
 	}
-	trust := wire.Trust{Version: wire.TrustVersion, Server: status.DeviceURL, TrustDomain: status.TrustDomain}
+	trust := wire.Trust{Version: wire.TrustVersion, Server: status.DeviceURL, TrustDomain: status.TrustDomain, Downloads: status.Downloads}
 	var sum digest.SHA256
 	if trust.ServerCA, sum, err = a.serverCA(status); err != nil {
 		return wire.Trust{}, provisioned{}, err
@@ -95,6 +96,9 @@ func (a *app) bundle(ctx context.Context, client *api.Client) (wire.Trust, provi
 		return wire.Trust{}, provisioned{}, err
 	}
 	view := provisioned{Server: trust.Server, TrustDomain: trust.TrustDomain, ServerCA: sum}
+	for _, d := range trust.Downloads {
+		view.Downloads = append(view.Downloads, d.Host)
+	}
 	if view.ImageRoot, err = viewRoot(trust.ImageRoot); err != nil {
 		return wire.Trust{}, provisioned{}, err
 	}
@@ -166,7 +170,7 @@ func viewRoot(doc []byte) (rootView, error) {
 }
 
 func (p provisioned) show(w io.Writer) error {
-	facts(w, "trust bundle", p.File, "server", p.Server, "trust domain", p.TrustDomain, "server CA sha256", p.ServerCA.String())
+	facts(w, "trust bundle", p.File, "server", p.Server, "trust domain", p.TrustDomain, "server CA sha256", p.ServerCA.String(), "downloads also from", strings.Join(p.Downloads, " "))
 	for _, r := range []struct {
 		name string
 		rootView

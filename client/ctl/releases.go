@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cordon-ota/cordon/attestation/identity"
-	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/api"
 )
 
@@ -25,7 +24,7 @@ func (a *app) releaseCommand() *cobra.Command {
 	verb := func(use, short, doing string, call releaseCall) *cobra.Command {
 		return &cobra.Command{Use: use + " PRODUCT/VERSION", Short: short, Args: cobra.ExactArgs(1), RunE: a.release(doing, call)}
 	}
-	return group("release", "Releases: look, approve, hold, resume", a.releaseList(), hold,
+	return group("release", "Releases: look, approve, hold, resume, prune", a.releaseList(), hold, a.releasePrune(), a.releaseCollect(),
 		verb("show", "Show one release", "show the release", func(ctx context.Context, c *api.Client, product, version string) (api.Release, error) {
 			return c.Release(ctx, product, version)
 		}),
@@ -66,7 +65,7 @@ func showRelease(w io.Writer, r api.Release) error {
 	if r.Hold {
 		hold = "yes: " + r.HoldReason
 	}
-	facts(w, "release", r.Name, "state", r.State, "withdrawn", withdrawnText(r), "on hold", hold, "counter", fmt.Sprint(r.Release.Counter), "recovery", yes(r.Release.Recovery),
+	facts(w, "release", r.Name, "state", r.State, "withdrawn", withdrawnText(r), "pruned", when(r.PrunedAt), "on hold", hold, "counter", fmt.Sprint(r.Release.Counter), "recovery", yes(r.Release.Recovery),
 		"publishers", strings.Join(r.Publishers, " "), "handed in by", r.CreatedBy, "at", moment(r.CreatedAt), "published", when(r.PublishedAt),
 		"approvals", fmt.Sprintf("%d of %d", len(r.Approvals), r.Needed))
 	for _, p := range r.Approvals {
@@ -116,6 +115,9 @@ func (a *app) releaseList() *cobra.Command {
 			var rows [][]string
 			for _, r := range releases {
 				state := stateOf(r.State, r.Withdrawn, r.Hold)
+				if r.PrunedAt != nil {
+					state += ", pruned"
+				}
 				rows = append(rows, []string{r.Name, fmt.Sprint(r.Release.Counter), state, yes(r.Release.Recovery), fmt.Sprintf("%d/%d", len(r.Approvals), r.Needed), strings.Join(r.Publishers, " "), when(r.PublishedAt)})
 			}
 			return table(w, []string{"RELEASE", "COUNTER", "STATE", "RECOVERY", "APPROVALS", "PUBLISHERS", "PUBLISHED"}, rows)
@@ -223,23 +225,6 @@ func (r rollout) show(w io.Writer) error {
 		rows = append(rows, []string{x.Release, state, fmt.Sprint(x.Proven), fmt.Sprint(x.Offered), fmt.Sprint(x.Overdue), fmt.Sprint(x.Restricted)})
 	}
 	return table(w, []string{"RELEASE", "STATE", "PROVEN", "OFFERED", "OVERDUE", "RESTRICTED"}, rows)
-}
-
-// segmentView is where the network should let a device be.
-type segmentView struct {
-	Device   string          `json:"device"`
-	Segment  string          `json:"segment"`
-	Standing string          `json:"standing"`
-	Reasons  []reason.Reason `json:"reasons,omitempty"`
-	Orders   []api.Event     `json:"orders,omitempty"`
-}
-
-func segments(devices []api.Device) []segmentView {
-	out := []segmentView{}
-	for _, d := range devices {
-		out = append(out, segmentView{Device: d.ID, Segment: d.Segment, Standing: d.Standing, Reasons: d.Reasons})
-	}
-	return out
 }
 
 // story asks the server for the whole story of a device.

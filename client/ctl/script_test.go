@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -47,6 +48,8 @@ func TestScripts(t *testing.T) {
 			}
 			served := w.Trust
 			served.ServerCA = string(s.caPEM)
+			env.Values[serverKey{}] = s
+			env.Setenv("LOGKEY", w.Log.Policy.LogKey)
 			env.Setenv("SERVER", s.http.URL)
 			env.Setenv("PIN", s.caPin.String())
 			env.Setenv("VECTORS", vectors)
@@ -57,7 +60,8 @@ func TestScripts(t *testing.T) {
 			for name, data := range map[string][]byte{
 				"ca.pem": s.caPEM, "my.token": []byte(token + "\n"), "old.token": []byte("old\n"), "empty.token": nil,
 				"day.json": day, "changed.json": bytes.Replace(day, []byte(`"outcome":"refused"`), []byte(`"outcome":"Refused"`), 1),
-				"trust.json": trust, "ek.pem": w.EKRootPEM,
+				"trust.json": trust, "ek.pem": w.EKRootPEM, "kept-9.txt": w.Log.Checkpoint(w.Log.Leaves[:9]), "kept-12.txt": w.Log.Checkpoint(w.Log.Leaves),
+				"kept-14.txt": w.Log.Checkpoint(verifytest.History(nil, 14)), "fork-12.txt": w.Log.Checkpoint(verifytest.History(nil, 12)),
 			} {
 				if err := os.WriteFile(env.WorkDir+"/"+name, data, 0o600); err != nil {
 					return err
@@ -65,7 +69,7 @@ func TestScripts(t *testing.T) {
 			}
 			return nil
 		},
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"mode": mode, "trust": trust, "code": code},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"mode": mode, "trust": trust, "code": code, "shows": shows},
 		RequireExplicitExec: true,
 	})
 }
@@ -78,6 +82,39 @@ func mode(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	if info.Mode().Perm() != fs.FileMode(want) {
 		ts.Fatalf("%s has mode %o, want %o", args[0], info.Mode().Perm(), want)
+	}
+}
+
+type serverKey struct{}
+
+// shows WHAT: the server shows another log from now on.
+func shows(ts *testscript.TestScript, _ bool, args []string) {
+	s, ok := ts.Value(serverKey{}).(*server)
+	if !ok {
+		ts.Fatalf("script has no server")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.w.Log
+	switch args[0] {
+	case "truth":
+		s.showLog(l.Leaves, l.Witnesses...)
+	case "more": // the log grew
+		s.showLog(append(slices.Clone(l.Leaves), []byte("one more")), l.Witnesses...)
+	case "unwitnessed":
+		s.showLog(l.Leaves)
+	case "rolled-back":
+		s.showLog(l.Leaves[:10], l.Witnesses...)
+	case "forked": // other events 7 to 10, and the log grew
+		s.showLog(verifytest.History(nil, 13), l.Witnesses...)
+	case "changed": // one byte of a leaf, nothing else
+		for path, b := range s.log {
+			if strings.HasPrefix(path, "tile/entries/") {
+				b[len(b)/2] ^= 1
+			}
+		}
+	default:
+		ts.Fatalf("shows %s?", args[0])
 	}
 }
 

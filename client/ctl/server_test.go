@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/binary"
 	"encoding/pem"
 	"io"
 	"math/big"
@@ -18,7 +19,9 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"golang.org/x/mod/sumdb/note"
 
+	"github.com/cordon-ota/cordon/artifacts/tlog"
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
@@ -40,14 +43,16 @@ type server struct {
 	mu        sync.Mutex
 	people    []api.Person
 	inventory map[string]api.InventoryEntry
-	lists     int // pages of devices that were asked for
+	lists     int               // pages of devices that were asked for
+	log       map[string][]byte // files of the audit log
 }
 
 func newServer(w *verifytest.World) (*server, error) {
 	s := &server{w: w, inventory: map[string]api.InventoryEntry{}}
+	s.showLog(w.Log.Leaves, w.Log.Witnesses...)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/v1/status", s.status)
-	mux.HandleFunc("GET /repo/image/{file}", s.root)
+	mux.HandleFunc("GET /repo/image/{file...}", s.root)
 	mux.HandleFunc("GET /repo/director/{file}", s.root)
 	for pattern, handler := range map[string]http.HandlerFunc{
 		"GET /api/v1/people": s.listPeople, "POST /api/v1/people": s.addPerson,
@@ -55,9 +60,11 @@ func newServer(w *verifytest.World) (*server, error) {
 		"GET /api/v1/inventory": s.listInventory, "PUT /api/v1/inventory/{device}": s.setInventory,
 		"DELETE /api/v1/inventory/{device}": s.removeInventory, "POST /api/v1/enroll-tokens": s.enrollToken,
 		"GET /api/v1/devices": s.devices, "GET /api/v1/devices/{id}": s.device, "GET /api/v1/devices/{id}/why": s.why,
-		"POST /api/v1/devices/{id}/{verb}": s.change, "GET /api/v1/releases": s.releases,
+		"GET /api/v1/segments": s.segments, "GET /api/v1/segment-points": s.segmentPoints,
+		"POST /api/v1/segment-breakers/{product}/resume": s.resume, "POST /api/v1/devices/{id}/{verb}": s.change, "GET /api/v1/releases": s.releases,
 		"GET /api/v1/releases/{product}/{version}": s.release, "POST /api/v1/releases/{product}/{version}/{verb}": s.release,
-		"GET /api/v1/report": s.report,
+		"GET /api/v1/retention": s.retentionPlan, "POST /api/v1/retention": s.collect,
+		"GET /api/v1/report": s.report, "GET /api/v1/log/{file...}": s.logFile,
 	} {
 		mux.HandleFunc(pattern, s.allow(handler))
 	}
@@ -148,6 +155,9 @@ func (s *server) status(w http.ResponseWriter, _ *http.Request) {
 
 func (s *server) root(w http.ResponseWriter, r *http.Request) {
 	doc, ok := s.w.Metadata[r.PathValue("file")]
+	if r.PathValue("file") == "timestamp.json" {
+		doc, ok = s.w.Timestamp, true
+	}
 	if !ok {
 		problem(w, http.StatusNotFound, reason.NotFound, "no such file")
 		return
@@ -279,6 +289,7 @@ func (s *server) why(w http.ResponseWriter, r *http.Request) {
 			y.Events = append(y.Events, e)
 		}
 	}
+	y.Segment = segmentOf(d)
 	y.Events = append(y.Events, verifytest.Event(3, verifytest.Noon, "segment.ordered", "server", d.ID, `{"segment":"restricted"}`))
 	answer(w, y)
 }
@@ -309,10 +320,66 @@ func (s *server) release(w http.ResponseWriter, r *http.Request) {
 			read(r, &q)
 			view.Hold, view.HoldReason = true, q.Detail
 		}
+		if r.PathValue("verb") == "prune" && !s.prune(w, r, &view) {
+			return
+		}
 		answer(w, view)
 		return
 	}
 	problem(w, http.StatusNotFound, reason.ReleaseUnknown, "there is no such release")
+}
+
+// prune gives 1.0.0 up and keeps the others.
+func (s *server) prune(w http.ResponseWriter, r *http.Request, view *api.Release) bool {
+	var q api.PruneRequest
+	read(r, &q)
+	if view.Release.Version != "1.0.0" {
+		problem(w, http.StatusConflict, reason.ReleaseInUse, view.Name+" is kept: newest, proven (1 devices)")
+		return false
+	}
+	if !q.DryRun {
+		at := time.Date(2026, 11, 2, 3, 4, 5, 0, time.UTC)
+		view.PrunedAt = &at
+	}
+	return true
+}
+
+func (s *server) retentionPlan(w http.ResponseWriter, _ *http.Request) {
+	at := time.Date(2026, 11, 2, 3, 4, 5, 0, time.UTC)
+	answer(w, api.RetentionPlan{
+		Releases: []api.RetentionRelease{
+			{Name: "thermostat/0.9.0", Counter: 1, PrunedAt: &at}, {Name: "thermostat/1.0.0", Counter: 2, Needs: []api.RetentionNeed{}},
+			{Name: "thermostat/1.1.0", Counter: 3, Needs: []api.RetentionNeed{{Why: "newest"}, {Why: "may_be_offered", Devices: 2}}},
+		},
+		Blobs:   []api.RetentionBlob{{SHA256: digest.Of([]byte("unused")), Bytes: 77, Modified: at}, {SHA256: digest.Of([]byte("locked")), Bytes: 5, Modified: at, LockedUntil: &at}},
+		Uploads: []api.RetentionBlob{{SHA256: digest.Of([]byte("half")), Modified: at}}, Removable: 1, Bytes: 77, Grace: "24h0m0s",
+	})
+}
+
+func (s *server) collect(w http.ResponseWriter, _ *http.Request) {
+	answer(w, api.RetentionResult{Pruned: []string{}, Blobs: 1, Bytes: 77, Uploads: 1, Retained: 1})
+}
+
+// showLog makes the log that the server shows: at most one tile of it.
+func (s *server) showLog(leaves [][]byte, witnesses ...note.Signer) {
+	var bundle, tile []byte
+	for _, leaf := range leaves {
+		bundle = append(binary.BigEndian.AppendUint16(bundle, uint16(len(leaf))), leaf...)
+		h := tlog.LeafHash(leaf)
+		tile = append(tile, h[:]...)
+	}
+	s.log = map[string][]byte{
+		"checkpoint": s.w.Log.Checkpoint(leaves, witnesses...), tlog.EntriesPath(0, uint8(len(leaves))): bundle, tlog.TilePath(0, 0, uint8(len(leaves))): tile,
+	}
+}
+
+func (s *server) logFile(w http.ResponseWriter, r *http.Request) {
+	b, ok := s.log[r.PathValue("file")]
+	if !ok {
+		problem(w, http.StatusNotFound, reason.NotFound, "no such file")
+		return
+	}
+	w.Write(b)
 }
 
 func (s *server) report(w http.ResponseWriter, _ *http.Request) { w.Write(s.w.Sign(s.w.Report())) }

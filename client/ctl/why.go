@@ -42,6 +42,7 @@ func showWhy(w io.Writer, y api.Why) error {
 	} else {
 		showDecision(w, y.Decision)
 	}
+	showHeldBack(w, y.Segment)
 	fmt.Fprintln(w, "\nWHAT HAPPENED, THE NEWEST FIRST")
 	return showEvents(w, y.Events)
 }

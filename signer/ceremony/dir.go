@@ -24,6 +24,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/artifacts/tufrepo"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/client/api"
@@ -204,8 +205,10 @@ func (d *Dir) write(name string, data []byte) error {
 	_, err = f.Write(data)
 	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
 	if err == nil {
+		crash.Here(crash.CeremonyWritten)
 		err = os.Rename(f.Name(), target)
 	}
+	crash.Here(crash.CeremonyRenamed)
 	if err != nil {
 		return errors.Join(fmt.Errorf("cannot write ceremony: %w", err), os.Remove(f.Name()))
 	}

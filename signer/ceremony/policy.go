@@ -26,14 +26,15 @@ type policyFile struct {
 	Publishers     []publisherFile `toml:"publisher"`
 }
 
-// publisherFile is either a key or a certificate identity.
+// publisherFile is either a key or a certificate identity. All values of an identity are exact: a pattern that is a little
+// too wide is a publisher whom nobody chose. conformance/docs/keyless.md has examples for GitHub and GitLab.
 type publisherFile struct {
 	Name             string   `toml:"name"`
-	KeyFile          string   `toml:"key_file"` // relative to the policy file; `cordon-sign keys new --type publisher` makes it
-	Issuer           string   `toml:"issuer"`
-	Subject          string   `toml:"subject"`
-	SourceRepository string   `toml:"source_repository"`
-	Refs             []string `toml:"refs"`
+	KeyFile          string   `toml:"key_file"`          // relative to the policy file; `cordon-sign keys new --type publisher` makes it
+	Issuer           string   `toml:"issuer"`            // who makes the CI's identity tokens; excludes key_file
+	Subject          string   `toml:"subject"`           // the workflow at its ref, as the certificate's subject alternative name has it
+	SourceRepository string   `toml:"source_repository"` // Optional: the repository that was built; default any
+	Refs             []string `toml:"refs"`              // Optional: branches and tags that were built; default any
 }
 
 // LoadPolicy reads a policy file. Unknown keys and everything that artifacts.Policy refuses give artifacts.ErrPolicy.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/tlog"
 	"github.com/cordon-ota/cordon/artifacts/tufrepo"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reference"
@@ -226,10 +227,12 @@ func showFile(out *strings.Builder, path string, old, now []byte) {
 		fmt.Fprintf(out, "  + %s\n", path)
 	case now == nil:
 		fmt.Fprintf(out, "  - %s\n", path)
+		warn(out, path, old, now)
 		return
 	default:
 		fmt.Fprintf(out, "  ~ %s\n", path)
 	}
+	warn(out, path, old, now)
 	was := describe(path, old)
 	for _, line := range describe(path, now) {
 		c := ' '
@@ -243,6 +246,16 @@ func showFile(out *strings.Builder, path string, old, now []byte) {
 		if !slices.Contains(is, line) {
 			fmt.Fprintf(out, "    - %s\n", line)
 		}
+	}
+}
+
+// warn puts changes that nobody should overlook before all others.
+func warn(out *strings.Builder, path string, old, now []byte) {
+	if path != tlog.PolicyPath || old == nil {
+		return
+	}
+	for _, line := range warnLog(old, now) {
+		fmt.Fprintf(out, "    ! %s\n", line)
 	}
 }
 
@@ -264,6 +277,10 @@ func describe(path string, data []byte) []string {
 				out = append(out, fmt.Sprintf("PCR %d must be %s", pcr.Index, pcr.Value))
 			}
 			return out
+		}
+	case "witness":
+		if p, err := tlog.DecodePolicy(data); err == nil {
+			return DescribeLog(p)
 		}
 	}
 	return []string{fmt.Sprintf("%d bytes, SHA-256 %s", len(data), digest.Of(data))}

@@ -310,6 +310,8 @@ func checkFile(path string, data []byte, spec tufrepo.TargetsSpec) error {
 		}
 	case "sigstore":
 		return checkTrustedRoot(data)
+	case "witness":
+		return checkLog(path, data)
 	}
 	return nil
 }

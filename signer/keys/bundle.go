@@ -13,6 +13,7 @@ import (
 	"fmt"
 
 	"github.com/go-json-experiment/json/jsontext"
+	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
 	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	"github.com/sigstore/sigstore-go/pkg/sign"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -34,6 +35,11 @@ func SignBundle(ctx context.Context, payload []byte, payloadType string, key cry
 	if err != nil {
 		return nil, fmt.Errorf("cannot sign the bundle: %w", err)
 	}
+	return EncodeBundle(bundle)
+}
+
+// EncodeBundle writes a bundle as one line of JSON.
+func EncodeBundle(bundle *protobundle.Bundle) ([]byte, error) {
 	raw, err := protojson.Marshal(bundle)
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode the bundle: %w", err)

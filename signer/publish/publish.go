@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/api"
@@ -26,6 +27,11 @@ type Server interface {
 	Publish(ctx context.Context, r api.PublishRequest) (api.Release, error)
 }
 
+// Signer makes a Sigstore bundle over a payload. A run that was cut off asks again, and takes the newer bundle.
+type Signer interface {
+	Sign(ctx context.Context, payload []byte, payloadType string) ([]byte, error)
+}
+
 // Options are one publish as typed.
 type Options struct {
 	Product     string
@@ -39,7 +45,9 @@ type Options struct {
 	SBOMs       map[string]string // component -> file
 	Bundles     [][]byte          // of other publishers, over the same statement
 	DryRun      bool
-	Key         crypto.Signer // ECDSA P-256
+	Key         crypto.Signer // ECDSA P-256; nil with Signer
+	// Signer is Optional: who signs instead of Key, as *keyless.Signer does. Called once per attempt to publish.
+	Signer Signer
 	// Progress is Optional: what is being done ("hash", "upload"), to what, and how far it is.
 	Progress func(what, name string, done, total int64)
 }
@@ -252,10 +260,11 @@ func (p *plan) publish(ctx context.Context, server Server) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	bundle, err := keys.SignBundle(ctx, payload, artifacts.PayloadType, p.options.Key)
+	bundle, err := p.sign(ctx, payload)
 	if err != nil {
 		return Result{}, err
 	}
+	crash.Here(crash.SignerSigned)
 	// A refusal is learned before an image is uploaded for nothing.
 	checked, err := p.ask(ctx, server, bundle, true)
 	if p.options.DryRun {
@@ -268,11 +277,20 @@ func (p *plan) publish(ctx context.Context, server Server) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	crash.Here(crash.SignerReady)
 	published, err := p.ask(ctx, server, bundle, false)
 	if err != nil {
 		return Result{}, err
 	}
+	crash.Here(crash.SignerPublished)
 	return p.result(published, bundle, sent), nil
+}
+
+func (p *plan) sign(ctx context.Context, payload []byte) ([]byte, error) {
+	if p.options.Signer != nil {
+		return p.options.Signer.Sign(ctx, payload, artifacts.PayloadType)
+	}
+	return keys.SignBundle(ctx, payload, artifacts.PayloadType, p.options.Key)
 }
 
 // ask hands the release to the server, or asks what it would say to it.
@@ -341,6 +359,7 @@ func (p *plan) upload(ctx context.Context, server Server) (sent int64, err error
 			return sent, fmt.Errorf("cannot upload %s: %w", b.name, err)
 		}
 		sent += max(0, at-max(first, 0))
+		crash.Here(crash.SignerUploaded)
 	}
 	return sent, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/artifacts/provenance"
+	"github.com/cordon-ota/cordon/artifacts/tlog"
 	"github.com/cordon-ota/cordon/artifacts/tufrepo"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reference"
@@ -22,6 +23,7 @@ type state struct {
 	roots     [][]byte                           // the trust bundle's root and its accepted successors, newest last
 	policies  map[digest.SHA256]signedPolicy     // by digest of the document
 	baselines map[digest.SHA256][]signedBaseline // products on one platform may sign the same bytes
+	logPolicy *tlog.Policy                       // of the current targets; nil: they name no log
 	sigstore  [][]byte                           // Sigstore trusted roots, the current one first
 	order     []digest.SHA256
 	proven    map[string]provenRelease
@@ -152,6 +154,14 @@ func (v *verification) take(path string, data []byte, version int64, past bool) 
 	switch {
 	case path == artifacts.TrustedRootPath:
 		v.sigstore = append(v.sigstore, data)
+	case path == tlog.PolicyPath:
+		p, err := tlog.DecodePolicy(data)
+		if err != nil {
+			return err
+		}
+		if !past {
+			v.logPolicy = &p
+		}
 	case dir == "policy":
 		p, err := artifacts.DecodePolicy(data)
 		if err != nil {

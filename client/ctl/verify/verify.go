@@ -44,10 +44,11 @@ const (
 	StepDevices    = "devices"
 	StepAppraisals = "appraisals"
 	StepEvents     = "events"
+	StepLog        = "log"
 	StepDecisions  = "decisions"
 )
 
-var stepNames = [...]string{StepFormat, StepSignature, StepMetadata, StepReleases, StepDevices, StepAppraisals, StepEvents, StepDecisions}
+var stepNames = [...]string{StepFormat, StepSignature, StepMetadata, StepReleases, StepDevices, StepAppraisals, StepEvents, StepLog, StepDecisions}
 
 // about says in plain words what a step checks.
 var about = map[string]string{
@@ -58,6 +59,7 @@ var about = map[string]string{
 	StepDevices:    "every device id follows from its endorsement key; every attestation key is one that only quotes, and is of one device",
 	StepAppraisals: "every verdict is reached again from the raw Evidence, byte for byte",
 	StepEvents:     "every audit event says what its stored bytes say, and no number is missing",
+	StepLog:        "every event is a leaf of the log that the offline role named, under a checkpoint that enough witnesses cosigned",
 	StepDecisions:  "quarantines, updates and coverage follow from the verdicts and people that they cite",
 }
 
@@ -66,6 +68,8 @@ type Options struct {
 	// EKRoots are the TPM manufacturers that the auditor believes. Optional: without them the EK certificates count as
 	// admitted by the server, and the result says so.
 	EKRoots *x509.CertPool
+	// Checkpoints are those of the log that the auditor has from elsewhere. Optional.
+	Checkpoints []Checkpoint
 }
 
 // Result is what a verification came to.
@@ -182,6 +186,9 @@ func (v *verification) run(doc []byte) {
 // laterSteps do not need the signed metadata.
 func (v *verification) laterSteps(appraised bool) {
 	v.events()
+	if !v.failed(StepMetadata) {
+		v.log()
+	}
 	if appraised {
 		v.decisions()
 	}
@@ -311,7 +318,6 @@ func (v *verification) trusted() []string {
 		"TLS: the exporter value in each transcript was that of the device's connection",
 		"the inventory: which device belongs to which product, hardware id and platform profile",
 		"people: names of who approved, quarantined and claimed are the server's word",
-		"completeness: events are numbered without gaps, but proofs of a witnessed log are not part of this report yet, so a server that rewrote its whole history would not be noticed",
 	)
 	return append(out, v.extra...)
 }

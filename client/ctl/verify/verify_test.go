@@ -338,6 +338,7 @@ func TestReactivationIsAnEvent(t *testing.T) {
 	r.Events = append(r.Events[:1], append([]api.Event{
 		verifytest.Event(8, verifytest.Noon.Add(time.Hour), "device.reactivated", r.Appraisals[2].Device, r.Appraisals[2].Device, `{}`),
 	}, r.Events[2:]...)...)
+	shared().Relog(&r)
 	if got := check(shared().Sign(r)); got.Outcome != verify.Verified {
 		step, says := failing(got)
 		t.Errorf("with the event: got %s at %q: %s", got.Outcome, step, says)

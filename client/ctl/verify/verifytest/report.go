@@ -35,7 +35,7 @@ func (w *World) Report() api.Report {
 	second.Device.Standing, second.Device.Quarantine = "refused", &q
 	first.Device.Standing, first.Device.Segment = "affirmed", "production"
 	proven := w.Appraisals[2].At
-	return api.Report{
+	r := api.Report{
 		Version: api.ReportVersion, Server: Server, TrustDomain: TrustDomain, From: Noon, To: Noon.Add(24 * time.Hour),
 		CreatedAt: Noon.Add(25 * time.Hour), Coverage: api.Coverage{InScope: 2, Proven: 1, Never: 1},
 		Appraisals: append([]api.Appraisal(nil), w.Appraisals...), Events: w.events(),
@@ -47,6 +47,10 @@ func (w *World) Report() api.Report {
 		Logs: w.Logs, Beacons: map[string][]byte{digest.Of(w.Beacon).String(): w.Beacon},
 		Image: w.image(), Devices: []api.DeviceRecord{first, second},
 	}
+	if w.Log.Key != nil {
+		r.Log = w.Log.Prove(r.Events, w.Log.Leaves)
+	}
+	return r
 }
 
 func (w *World) image() api.ImageMetadata {

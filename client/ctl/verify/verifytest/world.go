@@ -22,6 +22,7 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/tlog"
 	"github.com/cordon-ota/cordon/artifacts/tufrepo"
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
@@ -42,7 +43,7 @@ const (
 var Noon = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
 // World is all that a report is made of. The image root was rotated once, and the offline targets were replaced once:
-// the second policy withdraws release 1.0.0, which is in no signed metadata any more.
+// the second policy withdraws release 1.0.0, which is in no signed metadata any more, and the second targets name the log.
 type World struct {
 	Trust       wire.Trust
 	Certificate []byte // of ReportKey
@@ -57,7 +58,8 @@ type World struct {
 	Statements map[string][]byte // by release name
 	Devices    []*Device         // the first updates from 1.0.0 to 1.1.0, the second boots something else
 	Appraisals []api.Appraisal
-	Logs       map[string][]byte
+	Logs       map[string][]byte // event logs
+	Log        Log               // the audit log
 
 	ca, holder, publisher        *ecdsa.PrivateKey
 	caCert                       *x509.Certificate
@@ -74,7 +76,12 @@ type Device struct {
 }
 
 // New makes a World. It panics when something in it cannot be made.
-func New() *World {
+func New() *World { return build(true) }
+
+// NewWithoutLog makes a World whose offline role names no log, and whose server has none.
+func NewWithoutLog() *World { return build(false) }
+
+func build(log bool) *World {
 	w := &World{Metadata: map[string][]byte{}, Statements: map[string][]byte{}, Logs: map[string][]byte{}}
 	w.ca, w.holder, w.publisher, w.ReportKey = ecKey(), ecKey(), ecKey(), ecKey()
 	w.timestamp1, w.timestamp2, w.rest = edKey(), edKey(), edKey()
@@ -85,8 +92,12 @@ func New() *World {
 	w.enroll()
 	w.publish("1.0.0", 1)
 	w.publish("1.1.0", 2)
+	if log {
+		w.newLog()
+	}
 	w.ceremony()
 	w.poll()
+	w.Log.Leaves = History(w.events(), LogSize)
 	w.Trust = wire.Trust{
 		Version: wire.TrustVersion, Server: Server, TrustDomain: TrustDomain, ServerCA: pemOf(w.caCert.Raw),
 		ImageRoot: w.Metadata["1.root.json"], DirectorRoot: w.Metadata["1.root.json"],
@@ -165,7 +176,7 @@ func (w *World) ceremony() {
 	must(err)
 }
 
-func (w *World) expires() time.Time { return Noon.AddDate(1, 0, 0) }
+func (w *World) expires() time.Time { return Noon.AddDate(50, 0, 0) } // clients look at it with the clock of the day
 
 func (w *World) keep(version int64, role string, doc []byte) tufrepo.Doc {
 	w.Metadata[tufrepo.FileName(version, role)] = doc
@@ -200,10 +211,15 @@ func (w *World) targets(version int64, policy artifacts.Policy) tufrepo.Doc {
 	files := map[string]tufrepo.File{}
 	lab, err := w.Lab().Encode()
 	must(err)
-	for path, data := range map[string][]byte{
+	signed := map[string][]byte{
 		artifacts.PolicyPath(Product): encoded, artifacts.BaselinePath(Product, evidencetest.Profile): w.baseline,
 		artifacts.PolicyPath(Lab): lab, artifacts.BaselinePath(Lab, evidencetest.Profile): w.baseline,
-	} {
+	}
+	if version > 1 && w.Log.Key != nil {
+		signed[tlog.PolicyPath], err = w.Log.Policy.Encode()
+		must(err)
+	}
+	for path, data := range signed {
 		files[path] = tufrepo.File{Length: int64(len(data)), SHA256: digest.Of(data)}
 		w.Metadata[tufrepo.TargetFileName(path, digest.Of(data))] = data
 	}

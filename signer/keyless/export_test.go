@@ -1,0 +1,4 @@
+package keyless
+
+// ParseGitHub reads the answer of GitHub's token service.
+var ParseGitHub = parseGitHub
