@@ -10,6 +10,7 @@ import (
 
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/eventlog"
+	"github.com/cordon-ota/cordon/attestation/identity"
 	"github.com/cordon-ota/cordon/attestation/quote"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/attestation/reference"
@@ -39,8 +40,12 @@ const (
 // anybody can send a bad quote in a device's name.
 //
 // The second asks what the device booted, and only runs after the first has passed: the log explains every quoted PCR
-// (V-62), the boot PCRs are constant within one boot (V-48), the platform is the one of the Baseline, and one of
-// Expected matches. When several match, the first in the list is the one the Verdict names.
+// (V-62) and contradicts neither itself nor the specification (V-64, V-66, V-68), the boot PCRs are constant within one
+// boot (V-48), the platform is the one of the Baseline, and one of Expected matches. When several match, the first in
+// the list is the one the Verdict names. A log that only departs from what PC Client firmware writes is held, not
+// quarantined: it proves no wrong state.
+//
+// Every check is a row of one table, rules.
 //
 // A change of TPM firmware (V-51) is not a refusal here: Verdict.Accepted carries the version, and who holds the
 // previous one compares. Nor is a beacon quote right after a reset: Verdict.NewBoot says so and the caller asks for a
@@ -48,26 +53,24 @@ const (
 //
 // All failing checks are collected. An error, always ErrUndecidable, means that the verifier's side of in (Binding,
 // Expected, Baseline, Policy, AK) is unusable.
-func Appraise(in Input) (Verdict, error) {
-	if err := checkInput(in); err != nil {
-		return Verdict{}, err
-	}
+func Appraise(in Input) (Verdict, error) { return appraise(in, rules[:]) }
+
+func appraise(in Input, rules []rule) (Verdict, error) {
 	a := &appraisal{in: in}
+	if !a.run(rules, stageInput) {
+		return Verdict{}, a.undecided
+	}
 	verdict := Verdict{Outcome: Refused, Evidence: DigestEvidence(in.Evidence)}
-	if err := a.authenticate(); err != nil {
-		return Verdict{}, err
+	authentic := a.run(rules, stageAuthentic)
+	if a.undecided != nil {
+		return Verdict{}, a.undecided
 	}
-	if len(a.findings) > 0 {
+	verdict.NewBoot = authentic && in.Last != nil && !a.quote.Clock.SameBoot(in.Last.Clock)
+	if !authentic || !a.run(rules, stageState) || a.matched == nil {
 		verdict.Findings = a.findings
 		return verdict, nil
 	}
-	verdict.NewBoot = in.Last != nil && !a.quote.Clock.SameBoot(in.Last.Clock)
-	matched := a.judge()
-	if len(a.findings) > 0 || matched == nil {
-		verdict.Findings = a.findings
-		return verdict, nil
-	}
-	verdict.Outcome, verdict.Release, verdict.Recovery = Affirmed, matched.Release, matched.Recovery
+	verdict.Outcome, verdict.Release, verdict.Recovery = Affirmed, a.matched.Release, a.matched.Recovery
 	verdict.Accepted = &Accepted{Clock: a.quote.Clock, Firmware: a.quote.Firmware, PCRs: bootPCRs(in.Evidence.PCRs)}
 	return verdict, nil
 }
@@ -81,13 +84,24 @@ func (v Verdict) Marshal() ([]byte, error) {
 	return b, nil
 }
 
-// appraisal is one run of Appraise.
+// appraisal is one run of Appraise. Its fields are set by the rows of rules, in their order.
 type appraisal struct {
-	in       Input
-	quote    quote.Attest
-	quoted   map[int]digest.SHA256 // set once the values are known to be those of the quote
-	log      eventlog.Log          // set once it is known to be the log of the Evidence
-	findings []Finding
+	in        Input
+	undecided error // the verifier's side is unusable; ends everything
+	findings  []Finding
+
+	key       identity.Public // the registered attestation key
+	keyErr    error
+	quote     quote.Attest
+	quoteErr  error
+	quoted    map[int]digest.SHA256 // the values that the Evidence lists
+	log       eventlog.Log
+	logErr    error
+	replayed  map[int]digest.SHA256
+	unclear   bool         // the log does not explain the quote
+	matched   *Expectation // the first one that matches
+	nearest   []reference.Difference
+	nearestTo string // the release that nearest is about
 }
 
 // add records f. Texts are bounded and made valid UTF-8: they may come from a device. Beyond maxFindings only reasons
@@ -110,57 +124,4 @@ func clip(s string) string {
 		s = s[:maxFindingBytes]
 	}
 	return strings.ToValidUTF8(s, "?")
-}
-
-// checkInput refuses an Input whose verifier side could make a weak verdict look strong (V-81).
-func checkInput(in Input) error {
-	b := in.Binding
-	switch {
-	case b.Purpose != PurposePoll && b.Purpose != PurposeEnroll:
-		return fmt.Errorf("%w: unknown purpose %q", ErrUndecidable, b.Purpose)
-	case len(b.Nonce) < minNonceBytes:
-		return fmt.Errorf("%w: nonce of %d bytes, want at least %d", ErrUndecidable, len(b.Nonce), minNonceBytes)
-	case b.Device == "":
-		return fmt.Errorf("%w: the binding names no device", ErrUndecidable)
-	case len(b.Exporter) != exporterBytes:
-		return fmt.Errorf("%w: TLS exporter of %d bytes, want %d", ErrUndecidable, len(b.Exporter), exporterBytes)
-	case len(in.Policy.RequiredPCRs) == 0:
-		return fmt.Errorf("%w: the policy requires no PCR", ErrUndecidable)
-	case in.Baseline == nil || len(in.Baseline.PCRs) == 0:
-		return fmt.Errorf("%w: no baseline for the platform", ErrUndecidable)
-	case len(in.Expected) == 0:
-		return fmt.Errorf("%w: no expected release", ErrUndecidable)
-	}
-	for _, pcr := range platformPCRs {
-		if !slices.ContainsFunc(in.Baseline.PCRs, func(p reference.Platform) bool { return p.Index == pcr }) {
-			return fmt.Errorf("%w: the baseline does not name PCR %d", ErrUndecidable, pcr)
-		}
-	}
-	for _, e := range slices.Concat(in.Expected, in.Superseded) {
-		if e.Release == "" || len(e.Values.PCRs) == 0 {
-			return fmt.Errorf("%w: release %q has no Reference Values", ErrUndecidable, e.Release)
-		}
-	}
-	for _, pcr := range requiredPCRs(in) {
-		if pcr < 0 || pcr > highestPCR {
-			return fmt.Errorf("%w: there is no PCR %d", ErrUndecidable, pcr)
-		}
-	}
-	return nil
-}
-
-// requiredPCRs is every PCR that the decision depends on, rising. What a Reference Value or the Baseline names counts
-// too, PCR 7 of Secure Boot among them: a PCR that was not quoted is a weak quote, never a wrong state.
-func requiredPCRs(in Input) []int {
-	required := slices.Clone(in.Policy.RequiredPCRs)
-	for _, p := range in.Baseline.PCRs {
-		required = append(required, p.Index)
-	}
-	for _, e := range in.Expected {
-		for _, p := range e.Values.PCRs {
-			required = append(required, p.Index)
-		}
-	}
-	slices.Sort(required)
-	return slices.Compact(required)
 }

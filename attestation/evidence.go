@@ -64,21 +64,48 @@ func DigestEvidence(e Evidence) digest.SHA256 {
 	return digest.Of(b)
 }
 
-// checkEvidence checks what can be said about e without any key.
+// formRules are what can be said about Evidence without any key; the first that fails refuses it.
+var formRules = [...]func(Evidence) error{checkVersion, checkSizes, checkFields, checkRegisters, checkOrder}
+
 func checkEvidence(e Evidence) error {
+	for _, check := range formRules {
+		if err := check(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkVersion(e Evidence) error {
 	if e.Version != EvidenceVersion {
 		return fmt.Errorf("%w: version %d, want %d", ErrMalformed, e.Version, EvidenceVersion)
 	}
+	return nil
+}
+
+func checkSizes(e Evidence) error {
 	if len(e.Quote) > MaxQuoteBytes || len(e.Signature) > MaxSignatureBytes || len(e.Log) > MaxLogBytes {
 		return fmt.Errorf("%w: quote %d, signature %d, log %d bytes; at most %d, %d, %d", ErrTooLarge,
 			len(e.Quote), len(e.Signature), len(e.Log), MaxQuoteBytes, MaxSignatureBytes, MaxLogBytes)
 	}
+	return nil
+}
+
+func checkFields(e Evidence) error {
 	if len(e.Quote) == 0 || len(e.Signature) == 0 || e.LogDigest.IsZero() {
 		return fmt.Errorf("%w: quote, signature and log digest are needed", ErrMalformed)
 	}
+	return nil
+}
+
+func checkRegisters(e Evidence) error {
 	if len(e.PCRs) == 0 {
 		return fmt.Errorf("%w: no PCRs", ErrMalformed)
 	}
+	return nil
+}
+
+func checkOrder(e Evidence) error {
 	previous := -1
 	for _, p := range e.PCRs {
 		if p.Index <= previous || p.Index > highestPCR {

@@ -29,25 +29,15 @@ func bootPCRs(pcrs []PCR) []PCR {
 	return slices.DeleteFunc(slices.Clone(pcrs), func(p PCR) bool { return !bootPCR(p.Index) })
 }
 
-// judge is the second stage of Appraise: what did the device boot? It runs on authentic, fresh Evidence only, so its
-// findings may quarantine. It returns the Expectation that matched, if one did.
-func (a *appraisal) judge() *Expectation {
-	a.checkSameBoot()
-	if !a.readLog() || !a.checkClosure() {
-		return nil // without a log that explains the PCRs nothing can be said about events
-	}
-	a.checkSecureBoot()
-	a.checkRevoked()
-	a.checkBaseline()
-	return a.checkExpected()
-}
+// The rules of this file ask what the device booted. They run on authentic, fresh Evidence only, so their findings may
+// quarantine.
 
-// checkSameBoot checks that no boot PCR changed within one boot (V-48): a TPM that was reset behind the firmware's
-// back, or a value that something extended after the fact.
-func (a *appraisal) checkSameBoot() {
+// bootConstant is V-48: a TPM that was reset behind the firmware's back, or a value that something extended after the
+// fact.
+func (a *appraisal) bootConstant() bool {
 	last := a.in.Last
 	if last == nil || !a.quote.Clock.SameBoot(last.Clock) {
-		return
+		return true
 	}
 	for _, before := range last.PCRs {
 		now, ok := a.quoted[before.Index]
@@ -56,80 +46,134 @@ func (a *appraisal) checkSameBoot() {
 				Expected: before.Value.String(), Seen: now.String(), PCR: &before.Index})
 		}
 	}
+	return true
 }
 
-// readLog sets log. The transcript commits to the log's digest, so bytes with that digest are what the device signed.
-func (a *appraisal) readLog() bool {
-	bytes, want := a.in.Log, a.in.Evidence.LogDigest
-	switch {
-	case bytes == nil:
-		a.add(Finding{Reason: reason.EventlogMissing, Detail: "the event log is not known to the verifier", Expected: want.String()})
-		return false
-	case len(bytes) > MaxLogBytes:
-		a.refuse(reason.RequestTooLarge, "the event log has %d bytes, at most %d", len(bytes), MaxLogBytes)
-		return false
-	}
-	if seen := digest.Of(bytes); seen != want {
-		a.add(Finding{Reason: reason.EventlogMissing, Detail: "the event log that is at hand is not the one that the quote commits to",
-			Expected: want.String(), Seen: seen.String()})
-		return false
-	}
-	log, err := eventlog.Parse(bytes)
-	switch {
-	case err == nil:
-		a.log = log
+func (a *appraisal) logPresent() bool {
+	if a.in.Log != nil {
 		return true
-	case errors.Is(err, eventlog.ErrTooLarge):
-		a.refuse(reason.RequestTooLarge, "the event log is beyond the limits: %v", err)
-	case errors.Is(err, eventlog.ErrFormat):
-		a.refuse(reason.PCRBankWeak, "the event log has no SHA-256 digests: %v", err)
+	}
+	a.add(Finding{Reason: reason.EventlogMissing, Detail: "the event log is not known to the verifier", Expected: a.in.Evidence.LogDigest.String()})
+	return false
+}
+
+func (a *appraisal) logSize() bool {
+	if len(a.in.Log) <= MaxLogBytes {
+		return true
+	}
+	a.refuse(reason.RequestTooLarge, "the event log has %d bytes, at most %d", len(a.in.Log), MaxLogBytes)
+	return false
+}
+
+// logDigest: the transcript commits to the log's digest, so bytes with that digest are what the device signed.
+func (a *appraisal) logDigest() bool {
+	want, seen := a.in.Evidence.LogDigest, digest.Of(a.in.Log)
+	if seen == want {
+		return true
+	}
+	a.add(Finding{Reason: reason.EventlogMissing, Detail: "the event log that is at hand is not the one that the quote commits to",
+		Expected: want.String(), Seen: seen.String()})
+	return false
+}
+
+func (a *appraisal) prepareLog() bool {
+	a.log, a.logErr = eventlog.Parse(a.in.Log)
+	a.replayed = a.log.Replay()
+	return true
+}
+
+// logForm is V-60 and V-61.
+func (a *appraisal) logForm() bool {
+	switch {
+	case a.logErr == nil:
+		return true
+	case errors.Is(a.logErr, eventlog.ErrTooLarge):
+		a.refuse(reason.RequestTooLarge, "the event log is beyond the limits: %v", a.logErr)
+	case errors.Is(a.logErr, eventlog.ErrFormat):
+		a.refuse(reason.PCRBankWeak, "the event log has no SHA-256 digests: %v", a.logErr)
 	default:
-		a.refuse(reason.EventlogMismatch, "the event log cannot be parsed: %v", err)
+		a.refuse(reason.EventlogMismatch, "the event log cannot be parsed: %v", a.logErr)
 	}
 	return false
 }
 
-// checkClosure checks that the log explains every quoted PCR (V-62): a PCR with events has the replayed value, one
-// without has its reset value. It also checks that events say what they hash (V-64), as far as the log's own rules
-// tell.
-func (a *appraisal) checkClosure() bool {
-	before := len(a.findings)
-	replayed := a.log.Replay()
+// logReplay is the first half of closure (V-62): a PCR with events has the replayed value.
+func (a *appraisal) logReplay() bool {
 	for pcr := range highestPCR + 1 {
 		seen, ok := a.quoted[pcr]
-		if !ok || !closedPCR(pcr) {
-			continue
-		}
-		want, hasEvents := replayed[pcr]
-		detail := fmt.Sprintf("the events of PCR %d do not lead to the quoted value", pcr)
-		if !hasEvents {
-			want = eventlog.ResetValue(pcr)
-			detail = fmt.Sprintf("the log has no event for PCR %d, but something was measured into it", pcr)
-		}
-		if seen != want {
-			a.add(Finding{Reason: reason.EventlogMismatch, Detail: detail, Expected: want.String(), Seen: seen.String(), PCR: &pcr})
+		want, hasEvents := a.replayed[pcr]
+		if ok && hasEvents && closedPCR(pcr) && seen != want {
+			a.unexplained(pcr, want, seen, "the events of PCR %d do not lead to the quoted value")
 		}
 	}
-	wrong := a.log.Disagreements()
-	for _, e := range a.log.Events {
-		if _, found := slices.BinarySearch(wrong, e.Index); !found || !a.proven(e) {
-			continue
-		}
-		a.add(Finding{Reason: reason.EventlogMismatch, Detail: fmt.Sprintf("the data of event %d (%s) is not what was measured", e.Index, e.TypeName()),
-			Expected: e.Digest.String(), Seen: digest.Of(e.Data).String(), PCR: &e.PCR, Event: &e.Index})
-	}
-	return len(a.findings) == before
+	return true
 }
+
+// logClosure is the other half: a PCR without events has its reset value.
+func (a *appraisal) logClosure() bool {
+	for pcr := range highestPCR + 1 {
+		seen, ok := a.quoted[pcr]
+		_, hasEvents := a.replayed[pcr]
+		if want := eventlog.ResetValue(pcr); ok && !hasEvents && closedPCR(pcr) && seen != want {
+			a.unexplained(pcr, want, seen, "the log has no event for PCR %d, but something was measured into it")
+		}
+	}
+	return true
+}
+
+func (a *appraisal) unexplained(pcr int, want, seen digest.SHA256, detail string) {
+	a.unclear = true
+	a.add(Finding{Reason: reason.EventlogMismatch, Detail: fmt.Sprintf(detail, pcr), Expected: want.String(), Seen: seen.String(), PCR: &pcr})
+}
+
+// logGrammar refuses a log that contradicts itself or the specification (V-64, V-66, V-68). The TPM hashes neither types
+// nor the order between registers, so such a log can lead to the quoted values.
+func (a *appraisal) logGrammar() bool {
+	for _, v := range a.log.Violations() {
+		if a.vouched(v.PCR) {
+			a.unclear = true
+			a.departure(reason.EventlogMismatch, v)
+		}
+	}
+	return true
+}
+
+// logProfile refuses a log that firmware of a PC Client does not write (V-65, V-66). It is no proof of an attack, so it
+// holds and does not quarantine.
+func (a *appraisal) logProfile() bool {
+	for _, v := range a.log.Departures() {
+		if a.vouched(v.PCR) {
+			a.departure(reason.EventlogUnexplained, v)
+		}
+	}
+	return true
+}
+
+func (a *appraisal) departure(r reason.Reason, v eventlog.Violation) {
+	f := Finding{Reason: r, Detail: v.Rule + ": " + v.Detail, PCR: &v.PCR}
+	if v.Event >= 0 && v.Event < len(a.log.Events) {
+		f.Event, f.Seen = &v.Event, a.log.Events[v.Event].Digest.String()
+	}
+	a.add(f)
+}
+
+// onlyExplained ends the stage when the log does not explain the quote: nothing can be said about events then.
+func (a *appraisal) onlyExplained() bool { return !a.unclear }
 
 // proven reports whether the quote vouches for e: it was extended into a quoted PCR that the log explains.
 func (a *appraisal) proven(e eventlog.Event) bool {
-	_, quoted := a.quoted[e.PCR]
-	return quoted && closedPCR(e.PCR) && e.Extends()
+	return a.vouched(e.PCR) && e.Extends()
 }
 
-func (a *appraisal) checkSecureBoot() {
+// vouched reports whether the quote covers pcr and the log must explain it.
+func (a *appraisal) vouched(pcr int) bool {
+	_, quoted := a.quoted[pcr]
+	return quoted && closedPCR(pcr)
+}
+
+func (a *appraisal) secureBoot() bool {
 	if !a.in.Policy.SecureBoot {
-		return
+		return true
 	}
 	pcr := secureBootPCR
 	switch on, known := a.log.SecureBoot(); {
@@ -138,11 +182,12 @@ func (a *appraisal) checkSecureBoot() {
 	case !on:
 		a.add(Finding{Reason: reason.SecureBootOff, Detail: "the device booted with Secure Boot off", Expected: "on", Seen: "off", PCR: &pcr})
 	}
+	return true
 }
 
-func (a *appraisal) checkRevoked() {
+func (a *appraisal) revoked() bool {
 	if len(a.in.Policy.RevokedBoot) == 0 {
-		return
+		return true
 	}
 	for _, e := range a.log.Events {
 		if a.proven(e) && slices.Contains(a.in.Policy.RevokedBoot, e.Digest) {
@@ -150,41 +195,60 @@ func (a *appraisal) checkRevoked() {
 				Seen: e.Digest.String(), PCR: &e.PCR, Event: &e.Index})
 		}
 	}
+	return true
 }
 
-func (a *appraisal) checkBaseline() {
+func (a *appraisal) baseline() bool {
 	for _, d := range a.in.Baseline.Match(a.log, a.quoted) {
 		a.difference(fmt.Sprintf("the firmware is not that of platform %q: ", a.in.Baseline.Profile), d)
 	}
+	return true
 }
 
-// checkExpected returns the first Expectation that matches. If none does, the findings are those of the one that is
-// nearest; a match with a release that the device has left is a rollback and is said to be one.
-func (a *appraisal) checkExpected() *Expectation {
-	var nearest []reference.Difference
-	var names []string
-	var release string
+// prepareMatch finds the first Expectation that matches, or the one that is nearest.
+func (a *appraisal) prepareMatch() bool {
 	for i, e := range a.in.Expected {
 		differences := e.Values.Match(a.log, a.quoted)
 		if len(differences) == 0 {
-			return &a.in.Expected[i]
+			a.matched = &a.in.Expected[i]
+			return true
 		}
-		if i == 0 || len(differences) < len(nearest) {
-			nearest, release = differences, e.Release
+		if i == 0 || len(differences) < len(a.nearest) {
+			a.nearest, a.nearestTo = differences, e.Release
 		}
-		names = append(names, e.Release)
+	}
+	return true
+}
+
+// rolledBack: a match with a release that the device has left is a rollback and is said to be one.
+func (a *appraisal) rolledBack() bool {
+	if a.matched != nil {
+		return true
 	}
 	for _, e := range a.in.Superseded {
-		if len(e.Values.Match(a.log, a.quoted)) == 0 {
-			a.add(Finding{Reason: reason.FirmwareRolledBack, Detail: fmt.Sprintf("the device booted release %s, which it had left", e.Release),
-				Expected: strings.Join(names, ", "), Seen: e.Release})
-			return nil
+		if len(e.Values.Match(a.log, a.quoted)) > 0 {
+			continue
 		}
+		var names []string
+		for _, x := range a.in.Expected {
+			names = append(names, x.Release)
+		}
+		a.add(Finding{Reason: reason.FirmwareRolledBack, Detail: fmt.Sprintf("the device booted release %s, which it had left", e.Release),
+			Expected: strings.Join(names, ", "), Seen: e.Release})
+		return false
 	}
-	for _, d := range nearest {
-		a.difference(fmt.Sprintf("this is not release %s: ", release), d)
+	return true
+}
+
+// expected names what differs from the nearest release; without a match nothing is affirmed, whatever is found.
+func (a *appraisal) expected() bool {
+	if a.matched != nil {
+		return true
 	}
-	return nil
+	for _, d := range a.nearest {
+		a.difference(fmt.Sprintf("this is not release %s: ", a.nearestTo), d)
+	}
+	return true
 }
 
 func (a *appraisal) difference(prefix string, d reference.Difference) {

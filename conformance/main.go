@@ -16,6 +16,7 @@ import (
 
 	"github.com/cordon-ota/cordon/conformance/demo"
 	"github.com/cordon-ota/cordon/conformance/parts"
+	"github.com/cordon-ota/cordon/conformance/vectors"
 )
 
 // Exit codes.
@@ -38,7 +39,7 @@ func run(ctx context.Context, args []string) int {
 		Use: "conformance", Short: "Show and check cordon with its real components", SilenceErrors: true, SilenceUsage: true,
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(demoCommand())
+	root.AddCommand(demoCommand(), runCommand())
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	switch {
@@ -47,6 +48,12 @@ func run(ctx context.Context, args []string) int {
 	case errors.Is(err, demo.ErrFailed):
 		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: the step that failed is in the table; run again with --keep to look around\n", err)
 		return exitFailed
+	case errors.Is(err, vectors.ErrWrong):
+		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: each line above names a vector; conformance/docs/negative-cases.md says what it is\n", err)
+		return exitFailed
+	case errors.Is(err, vectors.ErrVerifier), errors.Is(err, vectors.ErrVector):
+		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: conformance/docs/negative-cases.md says what questions and answers look like\n", err)
+		return exitUndecided
 	case errors.Is(err, parts.ErrMissing):
 		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: install what is named above and run the same command again\n", err)
 		return exitUndecided

@@ -1,46 +1,14 @@
 package eventlog
 
 import (
-	"encoding/binary"
-
 	"github.com/cordon-ota/cordon/attestation/digest"
 )
-
-// efiGlobal is the vendor GUID of the variables that the UEFI specification owns, as it stands in a log.
-var efiGlobal = [16]byte{0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c}
 
 // The two values that EV_SEPARATOR may measure: the pre-boot phase ended well, or with an error.
 var (
 	separatorOK    = digest.Of([]byte{0, 0, 0, 0})
 	separatorError = digest.Of([]byte{0xFF, 0xFF, 0xFF, 0xFF})
 )
-
-// variable is UEFI_VARIABLE_DATA (TCG PC Client Platform Firmware Profile, section 10.2.6).
-type variable struct {
-	GUID  [16]byte
-	Name  string
-	Data  []byte
-	exact bool // nothing follows the variable
-}
-
-// parseVariable reads UEFI_VARIABLE_DATA; ok is false when the lengths in it do not fit into b.
-func parseVariable(b []byte) (v variable, ok bool) {
-	const fixed = 32
-	if len(b) < fixed {
-		return variable{}, false
-	}
-	copy(v.GUID[:], b)
-	name := binary.LittleEndian.Uint64(b[16:])
-	data := binary.LittleEndian.Uint64(b[24:])
-	rest := uint64(len(b) - fixed)
-	if name > rest/2 || data > rest-2*name {
-		return variable{}, false
-	}
-	v.Name = fromUTF16(b[fixed : fixed+2*name])
-	v.Data = b[fixed+2*name : fixed+2*name+data]
-	v.exact = 2*name+data == rest
-	return v, true
-}
 
 // SecureBoot reports what the firmware measured as the state of Secure Boot: the one variable SecureBoot in PCR 7
 // before the separator of PCR 7. known is false when the log does not tell or tells it twice, or when the digest of
@@ -58,7 +26,7 @@ func (l Log) SecureBoot() (on, known bool) {
 		if e.Type != TypeEFIVariableConfig || !ok || v.Name != "SecureBoot" || v.GUID != efiGlobal {
 			continue
 		}
-		if known || !v.exact || len(v.Data) > 1 || digest.Of(e.Data) != e.Digest {
+		if known || !v.Exact || len(v.Data) > 1 || digest.Of(e.Data) != e.Digest {
 			return false, false
 		}
 		if len(v.Data) == 1 && v.Data[0] > 1 {
@@ -77,32 +45,10 @@ func (l Log) SecureBoot() (on, known bool) {
 // firmware handed over (retyping an event leaves its digest alone).
 func (l Log) Disagreements() []int {
 	var out []int
-	for _, e := range l.Events {
-		if e.Extends() && !e.agrees() {
-			out = append(out, e.Index)
+	for _, v := range l.check(agreementRules()) {
+		if len(out) == 0 || out[len(out)-1] != v.Event {
+			out = append(out, v.Event)
 		}
 	}
 	return out
-}
-
-// agrees applies the rule of e's type.
-func (e Event) agrees() bool {
-	switch e.Type {
-	case TypeSeparator:
-		return len(e.Data) == 4 && (e.Digest == separatorOK || e.Digest == separatorError) && digest.Of(e.Data) == e.Digest
-	case TypeAction, TypeEFIAction, TypeEFIVariableConfig, TypeEFIGPT:
-		return digest.Of(e.Data) == e.Digest
-	case TypeEFIVariableBoot:
-		// Firmware measures the variable's value alone (EDK II) or the whole structure (early OVMF).
-		v, ok := parseVariable(e.Data)
-		return digest.Of(e.Data) == e.Digest || ok && digest.Of(v.Data) == e.Digest
-	case TypeEFIAuthority:
-		// Early versions of shim logged six bytes too many and left the last of them out of the digest.
-		v, ok := parseVariable(e.Data)
-		return digest.Of(e.Data) == e.Digest || ok && !v.exact && digest.Of(e.Data[:len(e.Data)-1]) == e.Digest
-	case TypeSCRTMContents:
-		return e.Digest != separatorError // an empty firmware table entry is measured as four zero bytes
-	default:
-		return e.Digest != separatorOK && e.Digest != separatorError
-	}
 }

@@ -6,8 +6,44 @@ import (
 	"strings"
 )
 
-// maxNodes bounds how many nodes of a device path are looked at; real ones have fewer than ten.
-const maxNodes = 32
+// maxNodes bounds how many nodes the device paths of one event may have; real ones have fewer than thirty.
+const maxNodes = 64
+
+// PathNode is one node of an EFI_DEVICE_PATH (UEFI 2.10, section 10).
+type PathNode struct {
+	Type, Subtype byte
+	Data          []byte // a view of the event's data
+}
+
+// Types of nodes that end a path, or one path of several.
+const (
+	nodeEnd      = 0x7F
+	endOfPath    = 0xFF
+	endOfOnePath = 0x01
+)
+
+// parsePaths reads device paths that follow each other. No bytes are no path; otherwise every node lies inside b, and b
+// ends with the node that ends the last path.
+func parsePaths(b []byte) ([][]PathNode, bool) {
+	var paths [][]PathNode
+	var path []PathNode
+	for nodes := 0; len(b) > 0; nodes++ {
+		if len(b) < 4 || nodes == maxNodes {
+			return nil, false
+		}
+		n := int(binary.LittleEndian.Uint16(b[2:]))
+		if n < 4 || n > len(b) {
+			return nil, false
+		}
+		if b[0] == nodeEnd && b[1] == endOfPath {
+			paths, path = append(paths, path), nil
+		} else {
+			path = append(path, PathNode{Type: b[0], Subtype: b[1], Data: b[4:n]})
+		}
+		b = b[n:]
+	}
+	return paths, len(path) == 0
+}
 
 // knownGUIDs are GUIDs in device paths that stand for something a reader knows.
 var knownGUIDs = map[string]string{
@@ -17,26 +53,21 @@ var knownGUIDs = map[string]string{
 	"5568e427-68fc-4f3d-ac74-ca555231cc68": "the initial file system that the loader gives to Linux",
 }
 
-// devicePath renders the part of an EFI_DEVICE_PATH that tells a reader where a program came from (UEFI 2.10, section
-// 10): the file, or the partition, firmware file, network address or device.
-func devicePath(b []byte) string {
+// place renders the part of a device path that tells a reader where a program came from: the file, or the partition,
+// firmware file, network address or device. Of several paths in one it renders the first.
+func place(path []PathNode) string {
 	var file, place string
-	for range maxNodes {
-		if len(b) < 4 || b[0] == 0x7F {
+	for _, node := range path {
+		if node.Type == nodeEnd && node.Subtype == endOfOnePath {
 			break
 		}
-		n := int(binary.LittleEndian.Uint16(b[2:]))
-		if n < 4 || n > len(b) {
-			break
-		}
-		f, p := pathNode(b[0], b[1], b[4:n])
+		f, p := pathNode(node.Type, node.Subtype, node.Data)
 		if f != "" {
 			file = joinPath(file, f)
 		}
 		if p != "" {
 			place = p
 		}
-		b = b[n:]
 	}
 	switch {
 	case file != "" && place != "":
@@ -69,7 +100,7 @@ func pathNode(typ, sub byte, data []byte) (file, place string) {
 		return text, ""
 	case [2]byte{4, 1}:
 		if len(data) >= 36 {
-			return "", fmt.Sprintf("partition %d (%s)", binary.LittleEndian.Uint32(data), guid(data[20:]))
+			return "", fmt.Sprintf("partition %d (%s)", binary.LittleEndian.Uint32(data), GUID(data[20:]))
 		}
 	case [2]byte{4, 3}, [2]byte{4, 6}:
 		return "", nameGUID("firmware file ", data)
@@ -95,32 +126,29 @@ func nameGUID(what string, data []byte) string {
 	if len(data) < 16 {
 		return ""
 	}
-	id := guid(data)
+	id := GUID(data).String()
 	if name, ok := knownGUIDs[id]; ok {
 		return name
 	}
 	return what + id
 }
 
-// explainGPT speaks about UEFI_GPT_DATA: the partition table header, the number of partitions, their entries.
-func explainGPT(b []byte) string {
-	const header, entry = 92, 128
-	if len(b) < header+8 || string(b[:8]) != "EFI PART" {
+// maxPartitions bounds how many partitions one explanation names.
+const maxPartitions = 16
+
+// explainGPT speaks about a partition table.
+func (e Event) explainGPT() string {
+	t, ok := e.PartitionTable()
+	if !ok {
 		return Unexplained + ": a partition table that cannot be read"
 	}
-	disk := guid(b[56:])
-	count := binary.LittleEndian.Uint64(b[header:])
-	rest := b[header+8:]
-	if count > uint64(len(rest)/entry) {
-		return Unexplained + ": a partition table with more partitions than it describes"
-	}
 	var names []string
-	for i := 0; i < int(count) && len(names) < 16; i++ {
-		name, _ := cutUTF16(rest[i*entry+56 : (i+1)*entry])
+	for _, p := range t.Partitions[:min(len(t.Partitions), maxPartitions)] {
+		name := clean(p.Name)
 		if name == "" {
 			name = "unnamed"
 		}
-		names = append(names, clean(name))
+		names = append(names, name)
 	}
-	return fmt.Sprintf("partition table of disk %s (%d of its entries in use): %s", disk, count, strings.Join(names, ", "))
+	return fmt.Sprintf("partition table of disk %s (%d of its entries in use): %s", t.Disk, len(t.Partitions), strings.Join(names, ", "))
 }

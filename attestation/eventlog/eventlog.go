@@ -6,8 +6,11 @@
 // extended by the TPM like any other, and a policy that looks for explained events will see them.
 //
 // A log is a claim by the device. It proves nothing until Replay gives the quoted value of every PCR, and then only
-// the digests are proven: types are never hashed, and data only where Disagreements says so. Explain speaks about
-// what the log claims.
+// the digests are proven: types are never hashed, and data only where Disagreements says so. Violations holds the rest
+// against the grammar of the specification, Departures against what PC Client firmware always measures. Explain speaks
+// about what the log claims; the typed readers (Variable, Image, PartitionTable, SignatureLists, ...) are total too.
+//
+// It refuses to guess: nothing is added to a log to make it match (V-67), and what it cannot read it calls unexplained.
 //
 // Layouts follow the TCG PC Client Platform Firmware Profile 1.05 revision 23, section 10.
 //
@@ -54,13 +57,11 @@ type Log struct {
 // Extends reports whether e changed its PCR: EV_NO_ACTION events only inform.
 func (e Event) Extends() bool { return e.Type != TypeNoAction }
 
-// Replay computes the value of every PCR that the log has an extended event for.
+// Replay computes the value of every PCR that the log has an extended event for. A dynamic launch sets the registers 17
+// to 22 to zeros before anything is measured into them, so events there start from zeros.
 func (l Log) Replay() map[int]digest.SHA256 {
 	var value [MaxPCR + 1]digest.SHA256
 	var used [MaxPCR + 1]bool
-	for pcr := range value {
-		value[pcr] = ResetValue(pcr)
-	}
 	value[0][digest.Size-1] = l.Locality
 	for _, e := range l.Events {
 		if !e.Extends() || e.PCR < 0 || e.PCR > MaxPCR {

@@ -172,7 +172,7 @@ func TestExplainSpeaksInPlainWords(t *testing.T) {
 	if got, want := sb.Events[4].Explain(), "Secure Boot is on"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if got, want := sb.Events[22].Explain(), "an entry of db (allowed signers) allowed the next program to start"; got != want {
+	if got, want := sb.Events[22].Explain(), "an entry of db (allowed signers) allowed the next program to start: SnakeOil"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if got, want := sb.Events[26].Explain(), "kernel command line: console=ttyS0,115200 quiet"; !strings.HasPrefix(got, want) {

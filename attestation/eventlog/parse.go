@@ -85,7 +85,10 @@ func (r *reader) done() bool { return r.off == len(r.b) }
 // Parse reads a whole log. It returns ErrTooLarge for one beyond the limits, ErrFormat for a log of a TPM 1.2, and
 // ErrMalformed for everything else that is not a crypto-agile log with a SHA-256 digest in each event. The result
 // shares memory with b.
-func Parse(b []byte) (Log, error) {
+func Parse(b []byte) (Log, error) { return parse(b, noteRules()) }
+
+// parse is Parse with the rules for EV_NO_ACTION given.
+func parse(b []byte, rules []noteRule) (Log, error) {
 	if len(b) > MaxBytes {
 		return Log{}, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(b), MaxBytes)
 	}
@@ -94,7 +97,7 @@ func Parse(b []byte) (Log, error) {
 	if err != nil {
 		return Log{}, err
 	}
-	p := parser{r: r, banks: banks, log: Log{Events: append(make([]Event, 0, 64), header)}}
+	p := parser{r: r, banks: banks, rules: rules, log: Log{Events: append(make([]Event, 0, 64), header)}}
 	for !r.done() {
 		if len(p.log.Events) == MaxEvents {
 			return Log{}, fmt.Errorf("%w: more than %d events", ErrTooLarge, MaxEvents)
@@ -110,6 +113,7 @@ func Parse(b []byte) (Log, error) {
 type parser struct {
 	r        *reader
 	banks    []bank
+	rules    []noteRule
 	log      Log
 	locality bool // StartupLocality was seen
 	pcr0     bool // something was extended into PCR 0
@@ -180,32 +184,79 @@ func (p *parser) digests(e *Event, count uint32) error {
 	return malformed(e.Index, "no SHA-256 digest")
 }
 
-// admit applies the rules for EV_NO_ACTION (V-61): without them an attacker retypes events that he wants to hide.
+// note is what the rules for EV_NO_ACTION look at.
+type note struct {
+	Event
+	locality bool // the data starts like a startup locality
+	again    bool // a startup locality was seen before
+	measured bool // something was extended into PCR 0 before
+}
+
+// noteRule is a rule that an EV_NO_ACTION event keeps, or the log is malformed.
+type noteRule struct {
+	name  string
+	what  string
+	keeps func(note) bool
+}
+
+// minReference is the length of an SP800-155 note up to its GUID: signature, vendor id, GUID.
+const minReference = 16 + 4 + 16
+
+// noteRules are the rules for EV_NO_ACTION (V-61). Such an event extends nothing, so without them an attacker retypes the
+// events that he wants to hide.
+func noteRules() []noteRule {
+	return []noteRule{
+		{"note-digest", "EV_NO_ACTION with a digest", func(n note) bool { return n.Digest.IsZero() }},
+		{"note-signature", "EV_NO_ACTION with an unknown signature", func(n note) bool { return n.locality || n.reference() }},
+		{"note-pcr", "EV_NO_ACTION for a PCR other than 0", func(n note) bool { return n.PCR == 0 }},
+		{"reference-length", "a reference to the vendor's measurements that is cut short", func(n note) bool {
+			return !n.reference() || len(n.Data) >= minReference
+		}},
+		{"locality-length", "a startup locality with a wrong length", func(n note) bool {
+			return !n.locality || len(n.Data) == len(sigLocality)+1
+		}},
+		{"locality-value", "a startup locality other than 0, 3 and 4", func(n note) bool {
+			return !n.locality || n.value() == 0 || n.value() == 3 || n.value() == 4
+		}},
+		{"locality-once", "a second startup locality", func(n note) bool { return !n.locality || !n.again }},
+		{"locality-first", "a startup locality after the first measurement into PCR 0", func(n note) bool { return !n.locality || !n.measured }},
+	}
+}
+
+// reference reports whether n says where the vendor publishes reference measurements.
+func (n note) reference() bool {
+	for _, sig := range sigsRIM {
+		if bytes.HasPrefix(n.Data, sig) {
+			return true
+		}
+	}
+	return false
+}
+
+// value is the locality that n names; a wrong length is another rule's affair.
+func (n note) value() byte {
+	if len(n.Data) == 0 {
+		return 0
+	}
+	return n.Data[len(n.Data)-1]
+}
+
+// admit applies noteRules and remembers what they depend on.
 func (p *parser) admit(e Event) error {
 	if e.Extends() {
 		p.pcr0 = p.pcr0 || e.PCR == 0
 		return nil
 	}
-	if !e.Digest.IsZero() {
-		return malformed(e.Index, "EV_NO_ACTION with a digest")
-	}
-	for _, sig := range sigsRIM {
-		if bytes.HasPrefix(e.Data, sig) {
-			return nil
+	n := note{Event: e, locality: bytes.HasPrefix(e.Data, sigLocality), again: p.locality, measured: p.pcr0}
+	for _, rule := range p.rules {
+		if !rule.keeps(n) {
+			return malformed(e.Index, "%s (%s)", rule.what, rule.name)
 		}
 	}
-	if !bytes.HasPrefix(e.Data, sigLocality) {
-		return malformed(e.Index, "EV_NO_ACTION with an unknown signature")
+	if n.locality {
+		p.locality = true
+		p.log.Locality = n.value()
 	}
-	if len(e.Data) != len(sigLocality)+1 || e.PCR != 0 || p.locality || p.pcr0 {
-		return malformed(e.Index, "a startup locality with a wrong length, PCR or place")
-	}
-	locality := e.Data[len(sigLocality)]
-	if locality != 0 && locality != 3 && locality != 4 {
-		return malformed(e.Index, "startup locality %d", locality)
-	}
-	p.locality = true
-	p.log.Locality = locality
 	return nil
 }
 
@@ -264,17 +315,18 @@ func parseBanks(data []byte) ([]bank, error) {
 	return banks, nil
 }
 
-// oldFormat recognises a log of TCG_PCR_EVENT structures only (SHA-1), so that its owner can be told what is wrong.
+// oldFormat recognises a log of TCG_PCR_EVENT structures only (SHA-1), so that its owner can be told what is wrong. Some
+// of them have EV_NO_ACTION events for PCR 2^32-1.
 func oldFormat(b []byte, typ uint32, data []byte) bool {
 	if typ == TypeNoAction && (bytes.HasPrefix(data, sigSpecID00) || bytes.HasPrefix(data, sigSpecID02)) {
 		return true
 	}
 	r := &reader{b: b}
 	for !r.done() {
-		pcr := r.u32()
-		r.take(4 + 20)
+		pcr, typ := r.u32(), r.u32()
+		r.take(20)
 		r.take(r.u32())
-		if r.failed || pcr > MaxPCR {
+		if r.failed || pcr > MaxPCR && (typ != TypeNoAction || pcr != 0xFFFFFFFF) {
 			return false
 		}
 	}

@@ -20,7 +20,10 @@ func clean(s string) string {
 			out.WriteString("...")
 			break
 		}
-		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
+		switch {
+		case r == '\n' || r == '\t':
+			r = ' '
+		case r == unicode.ReplacementChar || !unicode.IsPrint(r):
 			r = '?'
 		}
 		out.WriteRune(r)
@@ -63,8 +66,14 @@ func cutUTF16(b []byte) (string, []byte) {
 
 // utf16Text decodes data that is one zero-terminated UTF-16 text of printable characters.
 func utf16Text(b []byte) (string, bool) {
-	if len(b) < 4 || len(b)%2 != 0 || printable(b) {
+	if len(b) < 4 || printable(b) {
 		return "", false
+	}
+	if len(b)%2 != 0 { // systemd-boot before version 251 left the last zero byte out
+		if b[len(b)-1] != 0 {
+			return "", false
+		}
+		b = b[:len(b)-1]
 	}
 	text, rest := cutUTF16(b)
 	if len(rest) != 0 || text == "" {
@@ -87,7 +96,7 @@ func version(b []byte) string {
 		return clean(string(b))
 	}
 	if len(b) == 16 {
-		return guid(b)
+		return GUID(b).String()
 	}
 	if len(b) == 0 || strings.Trim(string(b), "\x00") == "" {
 		return "not stated"
@@ -121,13 +130,4 @@ func tables(e Event) string {
 		return ""
 	}
 	return fmt.Sprintf(" (%d)", binary.LittleEndian.Uint64(b))
-}
-
-// guid renders an EFI_GUID: three little-endian fields, then eight bytes.
-func guid(b []byte) string {
-	if len(b) < 16 {
-		return "no GUID"
-	}
-	return fmt.Sprintf("%08x-%04x-%04x-%04x-%x", binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint16(b[4:]),
-		binary.LittleEndian.Uint16(b[6:]), b[8:10], b[10:16])
 }

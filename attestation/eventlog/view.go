@@ -10,6 +10,17 @@ import (
 type View struct {
 	Events []ViewEvent `json:"events"`
 	PCRs   ViewPCRs    `json:"pcrs"`
+
+	Violations []ViewFinding `json:"violations,omitempty"` // see Log.Violations
+	Departures []ViewFinding `json:"departures,omitempty"` // see Log.Departures
+}
+
+// ViewFinding is one Violation of a View.
+type ViewFinding struct {
+	Rule   string `json:"rule"`
+	PCR    int    `json:"pcr"`
+	Event  *int   `json:"event,omitzero"` // absent when no single event can be named
+	Detail string `json:"detail"`
 }
 
 // ViewEvent is one event of a View.
@@ -51,7 +62,19 @@ func (r Registers) MarshalJSON() ([]byte, error) {
 	return append(out, '}'), nil
 }
 
-// NewView explains and replays l.
+func viewFindings(list []Violation) []ViewFinding {
+	var out []ViewFinding
+	for _, v := range list {
+		f := ViewFinding{Rule: v.Rule, PCR: v.PCR, Detail: v.Detail}
+		if v.Event >= 0 {
+			f.Event = &v.Event
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// NewView explains and replays l, and says where it breaks a rule.
 func NewView(l Log) View {
 	v := View{Events: make([]ViewEvent, 0, len(l.Events)), PCRs: ViewPCRs{SHA256: l.Replay()}}
 	for _, e := range l.Events {
@@ -60,5 +83,6 @@ func NewView(l Log) View {
 			Digests: ViewDigests{SHA256: e.Digest}, Explanation: e.Explain(),
 		})
 	}
+	v.Violations, v.Departures = viewFindings(l.Violations()), viewFindings(l.Departures())
 	return v
 }

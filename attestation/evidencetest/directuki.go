@@ -29,10 +29,24 @@ func SecureBootOn() Tweak {
 	return func(p *Platform) {
 		p.SecureBoot = true
 		for _, name := range []string{"PK", "KEK", "db", "dbx"} {
-			p.Keys[name] = []byte("signature list " + name)
+			p.Keys[name] = signatureList(name)
 		}
 	}
 }
+
+// signatureList is EFI_SIGNATURE_LIST with one SHA-256 entry.
+func signatureList(label string) []byte {
+	const header, owner = 28, 16
+	out := []byte{0x26, 0x16, 0xc4, 0xc1, 0x4c, 0x50, 0x92, 0x40, 0xac, 0xa9, 0x41, 0xf9, 0x36, 0x93, 0x43, 0x28}
+	for _, n := range []uint32{header + owner + digest.Size, 0, owner + digest.Size} {
+		out = binary.LittleEndian.AppendUint32(out, n)
+	}
+	entry := digest.Of([]byte(label))
+	return append(append(out, make([]byte, owner)...), entry[:]...)
+}
+
+// exitCalled is what firmware measures when the loader leaves it.
+const exitCalled = "Exit Boot Services Invocation"
 
 // DirectUKI builds the log of a machine whose firmware starts a UKI itself, in the order of genuine logs; PCRs 4, 9,
 // 11 and 12 get the events of v.
@@ -61,7 +75,7 @@ func DirectUKI(v reference.Values, tweaks ...Tweak) *LogBuilder {
 	for i, e := range events[9] {
 		l.kernelInput(e, i == len(events[9])-1)
 	}
-	l.AddHashed(5, eventlog.TypeEFIAction, []byte("Exit Boot Services Invocation"))
+	l.AddHashed(5, eventlog.TypeEFIAction, []byte(exitCalled))
 	l.AddHashed(5, eventlog.TypeEFIAction, []byte("Exit Boot Services Returned with Success"))
 	return l
 }

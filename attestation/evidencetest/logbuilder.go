@@ -1,5 +1,6 @@
 // Package evidencetest makes labelled Evidence for tests and for the conformance suite: event logs, software attestation
-// keys and quotes, good and wrong ones.
+// keys and quotes, good and wrong ones. Cases is the table of negative evidence: what a verifier must refuse, why, and
+// what it must affirm although it looks odd.
 //
 // It promises that what it makes has the form of genuine evidence, and nothing else: it proves nothing about any
 // device. It refuses nothing. No product code may import it; nobody trusts it.

@@ -43,7 +43,7 @@ func Seed(label string) *bytes.Reader {
 func NewScenario(label, release string, tweaks ...Tweak) *Scenario {
 	values := Release(release)
 	log := DirectUKI(values, tweaks...)
-	baseline := reference.LearnBaseline(Profile, log.PCRs())
+	baseline := learned(log.PCRs())
 	nonce, exporter := digest.Of([]byte("nonce of "+label)), digest.Of([]byte("exporter of "+label))
 	return &Scenario{
 		AK: NewAK(Seed(label)), Log: log, Registers: log.PCRs(),
@@ -58,6 +58,10 @@ func NewScenario(label, release string, tweaks ...Tweak) *Scenario {
 		Baseline:  &baseline,
 		Policy:    attestation.Policy{RequiredPCRs: slices.Clone(attestation.DefaultRequiredPCRs[:])},
 	}
+}
+
+func learned(registers map[int]digest.SHA256) reference.Baseline {
+	return reference.LearnBaseline(Profile, registers)
 }
 
 // Boot makes the device boot release: a new log, new registers, a reset, and no change to what is expected.

@@ -24,21 +24,62 @@ var attributeNames = [...]attribute{
 	{NoDA, "noDA"}, {EncryptedDup, "encryptedDuplication"}, {Restricted, "restricted"}, {Decrypt, "decrypt"}, {Sign, "sign"},
 }
 
+// akRule is one thing that an attestation key must have. A row asks for attributes, or has a check of its own.
+type akRule struct {
+	id                  string // stable: tests name it
+	required, forbidden uint32
+	check               func(Public) []Problem
+}
+
+// akRules are all of them, in the order of their problems. Nothing changes them; a test drops each in turn and demands
+// that a case notices. noDA may be set or not.
+var akRules = [...]akRule{
+	{id: "kind", check: func(ak Public) []Problem { return checkP256("attestation key", ak) }},
+	{id: "fixedTPM", required: FixedTPM},
+	{id: "stClear", forbidden: STClear},
+	{id: "fixedParent", required: FixedParent},
+	{id: "sensitiveDataOrigin", required: SensitiveDataOrigin},
+	{id: "userWithAuth", required: UserWithAuth},
+	{id: "adminWithPolicy", forbidden: AdminWithPolicy},
+	{id: "encryptedDuplication", forbidden: EncryptedDup},
+	{id: "restricted", required: Restricted},
+	{id: "decrypt", forbidden: Decrypt},
+	{id: "sign", required: Sign},
+	{id: "unknown", forbidden: ^uint32(FixedTPM | STClear | FixedParent | SensitiveDataOrigin | UserWithAuth | AdminWithPolicy | NoDA |
+		EncryptedDup | Restricted | Decrypt | Sign)},
+	{id: "scheme", check: akScheme},
+	{id: "policy", check: akPolicy},
+}
+
 // CheckAK checks that ak is a key that can only sign what its TPM generated (V-14): P-256, ECDSA with SHA-256, no
 // policy, and exactly the attributes fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, restricted and sign;
 // noDA may be set or not. It returns every failing check, none for a good key.
-func CheckAK(ak Public) []Problem {
-	const required = FixedTPM | FixedParent | SensitiveDataOrigin | UserWithAuth | Restricted | Sign
-	problems := checkP256("attestation key", ak)
-	problems = append(problems, checkAttributes("attestation key", ak.Attributes, required, ^uint32(required|NoDA))...)
-	if ak.Scheme != algECDSA || ak.Hash != algSHA256 {
-		problems = append(problems, notBound("the attestation key's scheme is not fixed to ECDSA with SHA-256",
-			"0x0018 with 0x000b", fmt.Sprintf("%#04x with %#04x", ak.Scheme, ak.Hash)))
-	}
-	if len(ak.Policy) > 0 {
-		problems = append(problems, notBound("the attestation key has an authorisation policy", "none", hex.EncodeToString(ak.Policy)))
+func CheckAK(ak Public) []Problem { return checkAK(ak, akRules[:]) }
+
+func checkAK(ak Public, rules []akRule) []Problem {
+	var problems []Problem
+	for _, r := range rules {
+		problems = append(problems, checkAttributes("attestation key", ak.Attributes, r.required, r.forbidden)...)
+		if r.check != nil {
+			problems = append(problems, r.check(ak)...)
+		}
 	}
 	return problems
+}
+
+func akScheme(ak Public) []Problem {
+	if ak.Scheme == algECDSA && ak.Hash == algSHA256 {
+		return nil
+	}
+	return []Problem{notBound("the attestation key's scheme is not fixed to ECDSA with SHA-256",
+		"0x0018 with 0x000b", fmt.Sprintf("%#04x with %#04x", ak.Scheme, ak.Hash))}
+}
+
+func akPolicy(ak Public) []Problem {
+	if len(ak.Policy) == 0 {
+		return nil
+	}
+	return []Problem{notBound("the attestation key has an authorisation policy", "none", hex.EncodeToString(ak.Policy))}
 }
 
 // CheckTLSKey checks that tls is a key that was made in its TPM and cannot leave it, and that may sign TLS
