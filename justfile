@@ -19,14 +19,21 @@ check:
     @unformatted=$(git ls-files -z --cached --others --exclude-standard -- '*.go' | xargs -0 gofmt -l); \
         if [ -n "$unformatted" ]; then printf 'not formatted: run gofmt -w on\n%s\n' "$unformatted" >&2; exit 1; fi
     go vet ./...
+    go vet -tags interop ./artifacts/s3store ./conformance/...
     @[ -x "{{ tools }}/staticcheck" ] || GOBIN="{{ tools }}" GOFLAGS= go install honnef.co/go/tools/cmd/staticcheck@{{ staticcheck }}
     "{{ tools }}/staticcheck" ./...
+    "{{ tools }}/staticcheck" -tags interop ./artifacts/s3store ./conformance/...
     go test ./conformance
     go test ./attestation/... ./artifacts ./artifacts/provenance ./artifacts/tufrepo ./server/fleet ./server/rollout
 
 # everything, on real parts
 test:
     go test -timeout 20m ./...
+
+# other people's clients and servers: cosign, sigstore-js, MinIO (tests with the build tag interop); the first run builds them
+test-interop *args:
+    go test -tags interop -timeout 40m {{ args }} ./conformance/interop ./artifacts/s3store
+    go test -tags interop -timeout 40m -run MinIO {{ args }} ./conformance/parts
 
 # every fuzz target in turn, each for some seconds
 fuzz seconds="10":

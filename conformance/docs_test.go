@@ -208,19 +208,21 @@ func TestConfigurationIsDocumented(t *testing.T) {
 
 func configuration(t *testing.T) string {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, "server", "config", "config.go"), nil, parser.ParseComments)
-	if err != nil {
-		t.Fatal(err)
-	}
 	structs := map[string]*ast.StructType{}
-	ast.Inspect(file, func(n ast.Node) bool {
-		if spec, ok := n.(*ast.TypeSpec); ok {
-			if s, ok := spec.Type.(*ast.StructType); ok {
-				structs[spec.Name.Name] = s
-			}
+	for _, path := range goFiles(t, filepath.Join(root, "server", "config")) {
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
 		}
-		return true
-	})
+		ast.Inspect(file, func(n ast.Node) bool {
+			if spec, ok := n.(*ast.TypeSpec); ok {
+				if s, ok := spec.Type.(*ast.StructType); ok {
+					structs[spec.Name.Name] = s
+				}
+			}
+			return true
+		})
+	}
 	var b strings.Builder
 	b.WriteString("\n| key | meaning |\n|---|---|\n")
 	writeKeys(t, &b, structs, "Config", "")
@@ -235,6 +237,12 @@ func writeKeys(t *testing.T, b *strings.Builder, structs map[string]*ast.StructT
 		if ident, ok := field.Type.(*ast.Ident); ok && structs[ident.Name] != nil {
 			writeKeys(t, b, structs, ident.Name, prefix+tag+".")
 			continue
+		}
+		if list, ok := field.Type.(*ast.ArrayType); ok {
+			if ident, ok := list.Elt.(*ast.Ident); ok && structs[ident.Name] != nil {
+				writeKeys(t, b, structs, ident.Name, prefix+tag+"[].")
+				continue
+			}
 		}
 		meaning := strings.Join(strings.Fields(field.Doc.Text()), " ")
 		if meaning == "" {

@@ -13,10 +13,17 @@ import (
 func (w *world) audit(ctx context.Context) (string, error) {
 	w.say("dave, the auditor, pulls a report of today. Then the server is stopped: what follows needs no network.")
 	from := time.Now().UTC().Add(-24 * time.Hour).Format(time.RFC3339)
-	if _, err := w.must(ctx, "cordonctl", w.by("dave", "report", "--from", from, "--out", "report.json")...); err != nil {
+	err := w.provable(ctx, func() error {
+		_, err := w.must(ctx, "cordonctl", w.by("dave", "report", "--from", from, "--out", "report.json")...)
+		return err
+	})
+	if err != nil {
 		return "", err
 	}
 	w.stopServer()
+	if err := w.forked(ctx); err != nil {
+		return "", err
+	}
 	if err := w.verifies(ctx); err != nil {
 		return "", err
 	}

@@ -22,6 +22,7 @@ var chapters = []chapter{
 	{"The server starts for the first time", "not ready; token makes two people", (*world).bootstrap},
 	{"Two holders sign the roots and the policy", "one signature is not enough", (*world).ceremony},
 	{"CI publishes the recovery release and 1.0", "only the policy's publisher", (*world).publishFirst},
+	{"An auditor's witness watches the log", "named offline, cosigns", (*world).watch},
 	{"Three genuine TPMs enroll, two are claimed", "unclaimed gets nothing", (*world).enroll},
 	{"Both devices prove their boot and get 1.0", "1.0 proven on A and B", (*world).firstUpdate},
 	{"1.1 is published, A updates", "done only after the proof", (*world).secondUpdate},

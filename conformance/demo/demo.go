@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,16 +30,19 @@ var (
 
 // Options choose how the story is played.
 type Options struct {
-	Dir         string    // Optional: an empty folder to work in, which is kept; default: a temporary one
-	Bin         string    // Optional: folder of the built programs; default: .build/demo of the repository
-	Keep        bool      // stay up after the end until the context ends
-	Postgres    bool      // PostgreSQL instead of SQLite
-	S3          bool      // a bucket of an S3 server instead of a directory for artifacts
-	postgresDir string    // folder of the cluster; default: a temporary one, which goes with the server
-	times       string    // the [times] of the configuration; default: those of the story
-	config      string    // tables at the end of the configuration
-	Out         io.Writer // the story
-	Log         io.Writer // what is installed and built
+	Dir         string                       // Optional: an empty folder to work in, which is kept; default: a temporary one
+	Bin         string                       // Optional: folder of the built programs; default: .build/demo of the repository
+	Keep        bool                         // stay up after the end until the context ends
+	Postgres    bool                         // PostgreSQL instead of SQLite
+	S3          bool                         // a bucket of an S3 server instead of a directory for artifacts
+	postgresDir string                       // folder of the cluster; default: a temporary one, which goes with the server
+	times       string                       // the [times] of the configuration; default: those of the story
+	config      string                       // tables at the end of the configuration
+	names       []string                     // of the server; default: those of this host
+	listen      func() (net.Listener, error) // where devices connect to; default a free port of this host
+	enter       func(device string) []string // command line before that of a device's agent; default none
+	Out         io.Writer                    // the story
+	Log         io.Writer                    // what is installed and built
 }
 
 // packages are what the story needs of the machine.

@@ -89,7 +89,11 @@ func (d *device) agentArgs() []string {
 
 // agent runs the agent once, as its own process. Refusals are part of the step.
 func (d *device) agent(ctx context.Context) (step, error) {
-	r, err := d.w.run(ctx, "cordon-agent", append(d.agentArgs(), "--once")...)
+	var enter []string
+	if d.w.opt.enter != nil {
+		enter = d.w.opt.enter(d.name)
+	}
+	r, err := d.w.runBehind(ctx, enter, nil, "cordon-agent", append(d.agentArgs(), "--once")...)
 	if err != nil {
 		return step{}, err
 	}

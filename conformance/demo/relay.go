@@ -26,9 +26,13 @@ func newRelay() (*relay, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the network: %w", err)
 	}
+	return newRelayOn(l), nil
+}
+
+func newRelayOn(l net.Listener) *relay {
 	r := &relay{listener: l, open: map[net.Conn]bool{}}
 	go r.accept()
-	return r, nil
+	return r
 }
 
 func (r *relay) address() string { return r.listener.Addr().String() }

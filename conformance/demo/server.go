@@ -51,6 +51,9 @@ func (w *world) configure(devicesURL, database, bucket string) error {
 			return err
 		}
 	}
+	if len(w.opt.names) > 0 {
+		database = fmt.Sprintf("names = [\"%s\"]\n", strings.Join(w.opt.names, `", "`)) + database
+	}
 	text := fmt.Sprintf("data_dir = %q\nek_roots_file = %q\n%s\n[listen]\ndevices = %q\nadmin = %q\nmetrics = %q\ndevice_url = %q\n%s\n%s\n%s",
 		w.path("cordon-data"), w.path("ek-roots.pem"), database, s.devices, s.admin, s.metrics, devicesURL, w.times(), bucket, w.opt.config)
 	s.config, s.log = w.path("cordond.toml"), w.path("cordond.log")
@@ -73,8 +76,8 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), nil
 }
 
-// startServer starts cordond and waits until its admin listener answers.
-func (w *world) startServer(ctx context.Context) error {
+// startServer starts cordond and waits until its admin listener answers. env is added to what programs see.
+func (w *world) startServer(ctx context.Context, env ...string) error {
 	s := &w.server
 	log, err := os.OpenFile(s.log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -82,7 +85,7 @@ func (w *world) startServer(ctx context.Context) error {
 	}
 	defer log.Close()
 	s.cmd = exec.Command(filepath.Join(w.bin, "cordond"), "--config", s.config)
-	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr, s.cmd.Env = w.dir, log, log, w.env()
+	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr, s.cmd.Env = w.dir, log, log, append(w.env(), env...)
 	s.cmd.SysProcAttr = childAttr()
 	if err := s.cmd.Start(); err != nil {
 		return fmt.Errorf("cannot start cordond: %w", err)

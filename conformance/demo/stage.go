@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
+	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -29,6 +32,10 @@ type StageConfig struct {
 	Postgres string // folder of a PostgreSQL cluster; empty: SQLite
 	S3       bool   // a bucket of a real S3 server instead of a directory
 	Config   string // TOML tables that are added to the end of the configuration
+
+	Names  []string                     // of the server; empty: those of this host
+	Listen func() (net.Listener, error) // where devices connect to; nil: a free port of this host
+	Enter  func(device string) []string // command line before that of a device's agent, for example nsenter; nil: none
 }
 
 // Stage is the story's stage for tests: a server after the ceremony, with 0.9 and 1.0 published.
@@ -41,7 +48,7 @@ type Stage struct {
 func NewStage(t testing.TB, c StageConfig) *Stage {
 	t.Helper()
 	var out bytes.Buffer
-	opt := Options{Dir: filepath.Join(t.TempDir(), "work"), Bin: c.Bin, Postgres: c.Postgres != "", postgresDir: c.Postgres, Out: &out, Log: t.Output(), times: c.Times, config: c.Config, S3: c.S3}
+	opt := Options{Dir: filepath.Join(t.TempDir(), "work"), Bin: c.Bin, Postgres: c.Postgres != "", postgresDir: c.Postgres, Out: &out, Log: t.Output(), times: c.Times, config: c.Config, S3: c.S3, names: c.Names, listen: c.Listen, enter: c.Enter}
 	w, err := setStage(t.Context(), opt)
 	if err != nil {
 		t.Fatalf("setStage: %v", err)
@@ -193,6 +200,9 @@ func (s *Stage) RestartPostgres() {
 func (s *Stage) Report() {
 	s.t.Helper()
 	name := s.w.path(digest.Of([]byte(s.t.Name())).String()[:8] + "-report.json")
+	if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+		s.t.Fatal(err)
+	}
 	s.Ctl("dave", "report", "--from", "2020-01-01", "--out", name)
 	if _, err := s.w.must(s.t.Context(), "cordonctl", "verify", name, "--trust", s.w.trustFile(), "--ek-roots", s.w.path("ek-roots.pem")); err != nil {
 		s.t.Error(err)

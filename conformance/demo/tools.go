@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -81,12 +82,23 @@ const programTimeout = 2 * time.Minute
 
 // run runs a program of ours in the work folder to its end. Its exit code is a result; not starting is an error.
 func (w *world) run(ctx context.Context, program string, args ...string) (result, error) {
+	return w.runWith(ctx, nil, program, args...)
+}
+
+// runWith is run with more in the environment. A program that a signal ended has exit code -1.
+func (w *world) runWith(ctx context.Context, env []string, program string, args ...string) (result, error) {
+	return w.runBehind(ctx, nil, env, program, args...)
+}
+
+// runBehind is runWith with a command line in front of the program's own, which ends in running the program.
+func (w *world) runBehind(ctx context.Context, enter, env []string, program string, args ...string) (result, error) {
 	ctx, cancel := context.WithTimeout(ctx, programTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(w.bin, program), args...)
+	argv := append(append(slices.Clone(enter), filepath.Join(w.bin, program)), args...)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	var stdout, stderr bytes.Buffer
 	cmd.Dir, cmd.Stdout, cmd.Stderr = w.dir, &stdout, &stderr
-	cmd.Env = w.env()
+	cmd.Env = append(w.env(), env...)
 	cmd.SysProcAttr = childAttr()
 	err := cmd.Run()
 	var exit *exec.ExitError

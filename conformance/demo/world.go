@@ -34,8 +34,9 @@ type world struct {
 	postgres      *parts.Postgres
 	s3            *parts.S3 // nil with a directory
 	server        server
-	relay         *relay // the network between devices and server
-	databaseRelay *relay // likewise between server and PostgreSQL; nil with SQLite
+	witness       witness // of the auditor
+	relay         *relay  // the network between devices and server
+	databaseRelay *relay  // likewise between server and PostgreSQL; nil with SQLite
 	pin           digest.SHA256
 
 	a, b, stranger, reference *device
@@ -60,8 +61,7 @@ func (w *world) prepare(ctx context.Context) error {
 	if err := w.buildImages(ctx); err != nil {
 		return err
 	}
-	var err error
-	if w.relay, err = newRelay(); err != nil {
+	if err := w.makeRelay(); err != nil {
 		return err
 	}
 	if err := w.trustTPMMaker(ctx); err != nil {
@@ -79,6 +79,21 @@ func (w *world) prepare(ctx context.Context) error {
 		return err
 	}
 	w.relay.connectTo(w.server.devices)
+	return nil
+}
+
+// makeRelay makes the network between devices and server.
+func (w *world) makeRelay() error {
+	var err error
+	if w.opt.listen == nil {
+		w.relay, err = newRelay()
+		return err
+	}
+	l, err := w.opt.listen()
+	if err != nil {
+		return fmt.Errorf("cannot make the network: %w", err)
+	}
+	w.relay = newRelayOn(l)
 	return nil
 }
 
@@ -205,6 +220,7 @@ func (w *world) databaseURL(name string) (string, error) {
 // close ends everything, the last first.
 func (w *world) close() {
 	w.stopServer()
+	w.stopWitness()
 	var errs []error
 	for _, d := range []*device{w.a, w.b, w.stranger, w.reference} {
 		if d != nil {
