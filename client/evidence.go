@@ -90,9 +90,6 @@ func (c *Client) claims(ctx context.Context, log []byte) (wire.Claims, error) {
 		LogDigest: digest.Of(log), Components: c.components(), Boot: c.state.Boot, Events: c.state.Events, Agent: agentName,
 	}
 	out.DirectorRoot, out.DirectorVersion = c.trust.director.Versions()
-	if !c.trust.director.Complete() {
-		out.DirectorVersion = 0 // who claims a version is not sent it again
-	}
 	index, err := c.cfg.TPM.Counter()
 	switch {
 	case err == nil:

@@ -22,6 +22,7 @@ type Director struct {
 	chain
 	device  string
 	current directorView // of chain.targets
+	floor   int64        // version of a restored timestamp whose documents are not there; 0 if they are
 }
 
 type directorView struct {
@@ -54,27 +55,34 @@ func (d *Director) SetTime(at time.Time) { d.at = at }
 
 // UpdateRoot accepts newer roots in order, as Image.UpdateRoot does.
 func (d *Director) UpdateRoot(docs ...[]byte) error {
+	before := d.root.md.Signed.Version
 	err := d.updateRoots(docs)
 	if d.targets == nil {
 		d.current = directorView{}
+	}
+	if d.root.md.Signed.Version > before {
+		d.floor = 0 // as the chain forgets what keys said that a new root may have replaced (TUF 5.3.11)
 	}
 	return err
 }
 
 // Restore takes documents that were accepted before. Expired ones still are floors against rollback; those that do not
-// verify, or are for another device, are dropped without error.
+// verify, or are for another device, are dropped without error. Of a set that is not complete, because a crash or somebody
+// else came between its files, only the version of the timestamp remains: the three are fetched again.
 func (d *Director) Restore(docs DirectorDocs) {
 	next := d.chain
 	next.restore(docs.Timestamp, docs.Snapshot, docs.Targets)
-	if next.targets == nil {
-		d.chain = next
+	if !complete(next) {
+		if next.timestamp != nil && d.timestamp == nil {
+			d.floor = next.timestamp.md.Signed.Version
+		}
 		return
 	}
 	view, err := d.view(&next.targets.md.Signed)
 	if err != nil {
 		return
 	}
-	d.chain, d.current = next, view
+	d.chain, d.current, d.floor = next, view, 0
 }
 
 // Update accepts the three documents together or nothing. The documents accepted last are accepted again.
@@ -103,6 +111,9 @@ func (d *Director) update(docs DirectorDocs) error {
 	if err := next.updateTimestamp(docs.Timestamp); err != nil {
 		return fmt.Errorf("director timestamp: %w", err)
 	}
+	if v := next.timestamp.md.Signed.Version; v < d.floor {
+		return fmt.Errorf("director timestamp: %w: version %d, %d was accepted before", ErrRollback, v, d.floor)
+	}
 	if err := next.updateSnapshot(docs.Snapshot); err != nil {
 		return fmt.Errorf("director snapshot: %w", err)
 	}
@@ -113,7 +124,7 @@ func (d *Director) update(docs DirectorDocs) error {
 	if err != nil {
 		return fmt.Errorf("director targets: %w", err)
 	}
-	d.chain, d.current = next, view
+	d.chain, d.current, d.floor = next, view, 0
 	return nil
 }
 
@@ -176,23 +187,25 @@ func (d *Director) CounterBase() (base uint64, ok bool) {
 	return d.current.counterBase, true
 }
 
-// Versions returns the newest verified versions of root and timestamp; 0 stands for no timestamp.
+// Versions returns the newest verified versions of root and timestamp; 0 stands for no timestamp. Where the documents of
+// the newest timestamp are not there it is the version before: the director sends what is above it, and that is accepted.
 func (d *Director) Versions() (root, timestamp int64) {
-	if d.timestamp != nil {
+	switch {
+	case d.floor > 0:
+		timestamp = d.floor - 1
+	case d.timestamp != nil:
 		timestamp = d.timestamp.md.Signed.Version
 	}
 	return d.root.md.Signed.Version, timestamp
 }
 
-// Complete reports whether snapshot and targets are those that the newest verified timestamp leads to, expired or not. A
-// crash between writing the three files leaves a newer timestamp beside older documents: it stays a floor, and the rest
-// has to be fetched again.
-func (d *Director) Complete() bool {
-	if d.timestamp == nil || d.snapshot == nil || d.targets == nil {
+// complete reports whether snapshot and targets are those that the timestamp leads to, expired or not.
+func complete(c chain) bool {
+	if c.timestamp == nil || c.snapshot == nil || c.targets == nil {
 		return false
 	}
-	return d.snapshot.sum == docOf(d.timestamp.md.Signed.Meta["snapshot.json"]).SHA256 &&
-		d.targets.sum == docOf(d.snapshot.md.Signed.Meta[RoleTargets+".json"]).SHA256
+	return c.snapshot.sum == docOf(c.timestamp.md.Signed.Meta["snapshot.json"]).SHA256 &&
+		c.targets.sum == docOf(c.snapshot.md.Signed.Meta[RoleTargets+".json"]).SHA256
 }
 
 // Cached returns what a client keeps for its next start.

@@ -195,6 +195,37 @@ func TestDirectorRecovers(t *testing.T) {
 	}
 }
 
+// A crash, or somebody with another device's files, leaves a timestamp without its documents. They are asked for again, and
+// nothing older is taken.
+func TestDirectorRecoversFromATornSet(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	root := f.rootDoc(t, 1)
+	own, old := f.docs(t, directorSpec(5, device)), f.docs(t, directorSpec(4, device))
+	foreign := f.docs(t, directorSpec(5, "otherdevice"))
+	for name, torn := range map[string]tufrepo.DirectorDocs{
+		"older targets":      {Timestamp: own.Timestamp, Snapshot: own.Snapshot, Targets: old.Targets},
+		"older snapshot":     {Timestamp: own.Timestamp, Snapshot: old.Snapshot, Targets: own.Targets},
+		"foreign timestamp":  {Timestamp: foreign.Timestamp, Snapshot: own.Snapshot, Targets: own.Targets},
+		"only the timestamp": {Timestamp: own.Timestamp},
+	} {
+		d := newDirector(t, root)
+		d.Restore(torn)
+		if _, claimed := d.Versions(); claimed != 4 || d.Targets() != nil {
+			t.Errorf("%s: claims version %d, want 4, and answers %v", name, claimed, d.Targets())
+		}
+		if err := d.Update(old); !errors.Is(err, tufrepo.ErrRollback) {
+			t.Errorf("%s: version 4 again: %v, want ErrRollback", name, err)
+		}
+		if err := d.Update(own); err != nil {
+			t.Errorf("%s: version 5: %v", name, err)
+		}
+		if _, claimed := d.Versions(); claimed != 5 || len(d.Targets()) == 0 {
+			t.Errorf("%s: claims version %d, want 5", name, claimed)
+		}
+	}
+}
+
 func BenchmarkSignDirector(b *testing.B) {
 	f := newFleet(b)
 	spec := directorSpec(4, device)
