@@ -30,10 +30,17 @@ check:
 test:
     go test -timeout 20m ./...
 
-# other people's clients and servers: cosign, sigstore-js, MinIO (tests with the build tag interop); the first run builds them
+# other people's clients, servers and verifiers: cosign, sigstore-js, MinIO, go-tpm-tools, go-attestation (tests with the build tag interop); the first run builds them
 test-interop *args:
-    go test -tags interop -timeout 40m {{ args }} ./conformance/interop ./artifacts/s3store
+    go test -tags interop -timeout 40m {{ args }} ./conformance/interop ./conformance/vectors ./conformance/bench ./artifacts/s3store
     go test -tags interop -timeout 40m -run MinIO {{ args }} ./conformance/parts
+
+# what an appraisal costs, against go-tpm-tools and go-attestation in the same run: one JSON object
+bench:
+    @mkdir -p .build
+    @go test -c -tags interop -o .build/bench ./conformance/bench
+    @cd conformance/bench && ../../.build/bench -test.run '^TestFigures$' -out ../../.build/bench.json >&2
+    @cat .build/bench.json
 
 # every fuzz target in turn, each for some seconds
 fuzz seconds="10":

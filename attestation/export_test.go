@@ -1,5 +1,7 @@
 package attestation
 
+import "github.com/cordon-ota/cordon/attestation/reason"
+
 // RuleIDs names every rule that can be dropped, in the order of the table.
 func RuleIDs() []string {
 	var ids []string
@@ -20,4 +22,42 @@ func AppraiseWithout(id string, in Input) (Verdict, error) {
 		}
 	}
 	return appraise(in, rest)
+}
+
+// RuleRow is what a page says about one rule.
+type RuleRow struct{ ID, Stage, About string }
+
+// RuleRows lists the rules that can be dropped, in the order of the table.
+func RuleRows() []RuleRow {
+	stages := map[stage]string{stageInput: "input", stageAuthentic: "authentic", stageState: "state"}
+	var rows []RuleRow
+	for _, r := range rules {
+		if r.id != "" {
+			rows = append(rows, RuleRow{r.id, stages[r.stage], r.about})
+		}
+	}
+	return rows
+}
+
+// Heard appraises in and tells which rule gave which reasons; a rule that ended it with an error gave "".
+func Heard(in Input) map[string][]reason.Reason {
+	heard := map[string][]reason.Reason{}
+	var watched []rule
+	for _, r := range rules {
+		check := r.check
+		r.check = func(a *appraisal) bool {
+			before, undecided := len(a.findings), a.undecided
+			passed := check(a)
+			for _, f := range a.findings[before:] {
+				heard[r.id] = append(heard[r.id], f.Reason)
+			}
+			if a.undecided != undecided {
+				heard[r.id] = append(heard[r.id], "")
+			}
+			return passed
+		}
+		watched = append(watched, r)
+	}
+	_, _ = appraise(in, watched)
+	return heard
 }

@@ -91,6 +91,8 @@ func (a *appraisal) logForm() bool {
 		a.refuse(reason.RequestTooLarge, "the event log is beyond the limits: %v", a.logErr)
 	case errors.Is(a.logErr, eventlog.ErrFormat):
 		a.refuse(reason.PCRBankWeak, "the event log has no SHA-256 digests: %v", a.logErr)
+	case errors.Is(a.logErr, eventlog.ErrNote):
+		a.refuse(reason.EventlogUnexplained, "the event log cannot be judged: %v", a.logErr)
 	default:
 		a.refuse(reason.EventlogMismatch, "the event log cannot be parsed: %v", a.logErr)
 	}

@@ -49,3 +49,30 @@ func TestFindingsAreBoundedAndPrintable(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Genuine firmware writes notes that this build does not know: TCG PFP 1.06 has "NvIndexInstance" for devices that are
+// measured into an NV index. They extend nothing and prove nothing, so the device is held and not quarantined. An event
+// with a digest that is called a note is a lie.
+func TestUnknownNotesHoldAndDoNotQuarantine(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		pcr    int
+		digest digest.SHA256
+		data   string
+		want   reason.Reason
+	}{
+		{"a new signature", 0, digest.SHA256{}, "NvIndexInstance\x00\x01\x00", reason.EventlogUnexplained},
+		{"a known one for another register", 6, digest.SHA256{}, "SP800-155 Event3" + strings.Repeat("x", 20), reason.EventlogUnexplained},
+		{"an NV index in the place of a register", 0x01C40200, digest.Of([]byte("device")), "NvIndexInstance\x00\x01\x00", reason.EventlogUnexplained},
+		{"no register at all", 0xFFFFFFFF, digest.SHA256{}, "WBCL", reason.EventlogUnexplained},
+		{"a digest", 0, digest.Of([]byte("hidden")), "SP800-155 Event3" + strings.Repeat("x", 20), reason.EventlogMismatch},
+	} {
+		s := scenario()
+		s.Log.Add(c.pcr, eventlog.TypeNoAction, c.digest, []byte(c.data))
+		v := appraise(t, s.Input())
+		if v.Outcome != attestation.Refused || !slices.Equal(v.Reasons(), []reason.Reason{c.want}) {
+			t.Errorf("%s: got %s %v, want %s", c.name, v.Outcome, v.Findings, c.want)
+		}
+	}
+}

@@ -37,6 +37,10 @@ var (
 	ErrMalformed = errors.New("event log is malformed")
 	ErrTooLarge  = errors.New("event log is too large")
 	ErrFormat    = errors.New("event log has the TPM 1.2 format (SHA-1 only)")
+	// ErrNote comes with ErrMalformed for an EV_NO_ACTION event that the project does not know: a new signature, or a place
+	// that is no register. Such events extend nothing, and genuine firmware writes new kinds of them ("NvIndexInstance").
+	// The log cannot be judged, and nothing is proven against the device.
+	ErrNote = errors.New("event log has a note of an unknown kind")
 )
 
 // Event is one entry of the log.

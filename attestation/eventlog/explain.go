@@ -18,6 +18,9 @@ const (
 	tagLoadOptions = 0x8F3B22ED
 )
 
+// tagLoaderConf is the tag of systemd-boot's own configuration, in PCR 5.
+const tagLoaderConf = 0xF5BC582A
+
 // tagGoogle marks what the controller of Google's hosts measures ("GMES").
 const tagGoogle = 0x474D4553
 
@@ -247,6 +250,8 @@ func (e Event) explainTag() string {
 		return "the kernel's load options: the command line that it was started with"
 	case tagInitrd:
 		return "the initial file system that the kernel loaded"
+	case tagLoaderConf:
+		return "loader.conf, the configuration of systemd-boot"
 	case tagGoogle:
 		return fmt.Sprintf("measurement by the controller of a Google host (%d bytes of description)", len(tag.Data))
 	}

@@ -251,6 +251,37 @@ func TestEachAttackBreaksItsRuleAndNoOther(t *testing.T) {
 	}
 }
 
+// What loaders are known to measure breaks no rule, though no recorded boot has it: a genuine device would be quarantined.
+func TestLoadersMayMeasureWhatTheyDocument(t *testing.T) {
+	t.Parallel()
+	tagged := func(pcr int, tag uint32, text, measured string) eventlog.Event {
+		var data []byte
+		for _, c := range []byte(text + "\x00") {
+			data = append(data, c, 0)
+		}
+		head := binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, tag), uint32(len(data)))
+		return eventlog.Event{PCR: pcr, Type: eventlog.TypeEventTag, Data: append(head, data...), Digest: digest.Of([]byte(measured))}
+	}
+	for _, c := range []struct {
+		name  string
+		event eventlog.Event
+		says  string
+	}{
+		{"systemd-boot 255: its configuration", tagged(5, 0xF5BC582A, "loader.conf", "timeout 0\neditor no\n"), "loader.conf"},
+		{"systemd-stub: OEM strings", tagged(1, 0xC0B3BD23, "smbios:type11", "OEM"), ""},
+		{"systemd-stub: a device tree", tagged(12, 0x6C46F751, "board.dtb", "dtb"), ""},
+	} {
+		l := attacked(t, attack{c.name, "", insertBefore(5, efiAction, "Exit Boot Services Invocation", c.event)})
+		if got := names(append(l.Violations(), l.Departures()...)); len(got) > 0 {
+			t.Errorf("%s: breaks %v", c.name, got)
+		}
+		i := slices.IndexFunc(l.Events, func(e eventlog.Event) bool { return e.Digest == c.event.Digest })
+		if text := l.Events[i].Explain(); !strings.Contains(text, c.says) {
+			t.Errorf("%s: explained as %q", c.name, text)
+		}
+	}
+}
+
 // A rule without an attack that gets through when the rule is gone is no rule.
 func TestEveryRuleHasAKiller(t *testing.T) {
 	t.Parallel()

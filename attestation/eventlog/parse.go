@@ -129,7 +129,11 @@ func (p *parser) event() error {
 		return malformed(e.Index, "it is cut short")
 	}
 	if pcr > MaxPCR {
-		return malformed(e.Index, "PCR index %d", pcr)
+		err := malformed(e.Index, "PCR index %d", pcr)
+		if e.Type == TypeNoAction { // Windows, and firmware that measures into NV indexes, which are named there
+			err = fmt.Errorf("%w: %w", ErrNote, err)
+		}
+		return err
 	}
 	e.PCR = int(pcr)
 	if err := p.digests(&e, count); err != nil {
@@ -249,9 +253,14 @@ func (p *parser) admit(e Event) error {
 	}
 	n := note{Event: e, locality: bytes.HasPrefix(e.Data, sigLocality), again: p.locality, measured: p.pcr0}
 	for _, rule := range p.rules {
-		if !rule.keeps(n) {
-			return malformed(e.Index, "%s (%s)", rule.what, rule.name)
+		if rule.keeps(n) {
+			continue
 		}
+		err := malformed(e.Index, "%s (%s)", rule.what, rule.name)
+		if rule.name == "note-signature" || rule.name == "note-pcr" {
+			err = fmt.Errorf("%w: %w", ErrNote, err)
+		}
+		return err
 	}
 	if n.locality {
 		p.locality = true

@@ -11,7 +11,7 @@ var laterTypes = [lastFirmwarePCR + 1]types{
 	2: {TypeEFIApplication, TypeEFIBootDriver, TypeEFIRuntimeDriver, TypeEFIGPT, TypeEFIGPT2, TypeEFIAction, TypeAction, TypeSPDMFirmware},
 	3: {TypeEFIVariableConfig, TypeEFIAction, TypeAction, TypeSPDMConfig, TypeNonhostConfig},
 	4: {TypeEFIApplication, TypeEFIBootDriver, TypeEFIRuntimeDriver, TypeEFIAction, TypeAction, TypeOmitBootDevice},
-	5: {TypeEFIGPT, TypeEFIGPT2, TypeEFIAction, TypeAction, TypeIPLPartitionData, TypeEFIVariableBoot, TypeEFIVariableConfig},
+	5: {TypeEFIGPT, TypeEFIGPT2, TypeEFIAction, TypeAction, TypeIPLPartitionData, TypeEFIVariableBoot, TypeEFIVariableConfig, TypeEventTag},
 	6: {TypeEFIAction, TypeAction, TypeEventTag, TypeCompactHash},
 	7: {TypeEFIAuthority, TypeSPDMAuthority},
 }
@@ -66,7 +66,9 @@ func placeOf(typ uint32) (set pcrs, limited bool) {
 		return in(5), true
 	case TypeIPL:
 		return in(8, 9, 10, 11, 12, 13, 14, 15), true
-	case TypeEventTag, TypeCompactHash:
+	case TypeEventTag: // in PCR 5 it is loader.conf, which systemd-boot measures since version 255
+		return in(1, 2, 3, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15), true
+	case TypeCompactHash:
 		return in(1, 2, 3, 6, 8, 9, 10, 11, 12, 13, 14, 15), true
 	case 0, 2: // EV_PREBOOT_CERT and EV_UNUSED: reserved
 		return 0, true

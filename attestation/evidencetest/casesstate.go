@@ -10,9 +10,14 @@ import (
 	"github.com/cordon-ota/cordon/attestation/reason"
 )
 
-// signatureLists returns a db variable whose one EFI_SIGNATURE_LIST has these sizes.
-func signatureLists(list, header, entry uint32, body int) []byte {
-	out := make([]byte, 16, 28+body) // the type of signature
+// hashList is EFI_CERT_SHA256_GUID, the type of a list of SHA-256 digests.
+const hashList = "\x26\x16\xc4\xc1\x4c\x50\x92\x40\xac\xa9\x41\xf9\x36\x93\x43\x28"
+
+// signatureLists returns a db variable whose one EFI_SIGNATURE_LIST has this type and these sizes; "" is a type that no
+// specification lists.
+func signatureLists(kind string, list, header, entry uint32, body int) []byte {
+	out := make([]byte, 16, 28+body)
+	copy(out, kind)
 	for _, n := range []uint32{list, header, entry} {
 		out = binary.LittleEndian.AppendUint32(out, n)
 	}
@@ -76,14 +81,15 @@ func stateCases() []Case {
 		}, Reasons: only(reason.SecureBootOff, reason.ComponentRevoked, reason.PCRMismatch), Note: "every failing check is told, not only the first"},
 	}
 	for _, row := range []struct {
-		name                string
+		name, kind          string
 		list, header, entry uint32
 		body                int
 	}{
-		{"list of 27 bytes", 27, 0, 16, 0}, {"list of nothing", 0, 0, 0, 0}, {"entry of 15 bytes", 43, 0, 15, 15},
-		{"entry of 2^32-1 bytes", 44, 0, 0xFFFFFFFF, 16}, {"list of 2^32-1 bytes", 0xFFFFFFFF, 0, 16, 16}, {"header of a vendor", 76, 32, 16, 48},
+		{"list of 27 bytes", "", 27, 0, 16, 0}, {"list of nothing", "", 0, 0, 0, 0}, {"entry of 15 bytes", "", 43, 0, 15, 15},
+		{"entry of 2^32-1 bytes", "", 44, 0, 0xFFFFFFFF, 16}, {"list of 2^32-1 bytes", "", 0xFFFFFFFF, 0, 16, 16}, {"header of a vendor", "", 76, 32, 16, 48},
+		{"list of digests of 15 bytes", hashList, 43, 0, 15, 15}, {"list of digests of 2^32-1 bytes", hashList, 44, 0, 0xFFFFFFFF, 16},
 	} {
-		db := signatureLists(row.list, row.header, row.entry, row.body)
+		db := signatureLists(row.kind, row.list, row.header, row.entry, row.body)
 		cases = append(cases, Case{ID: "N13", Name: row.name, About: "the signature database that the firmware measured has a " + row.name,
 			Device: func(s *Scenario) { s.Boot(Current, withKeys(map[string][]byte{"db": db})) }, Reasons: only(reason.EventlogMismatch)})
 	}

@@ -32,7 +32,7 @@ What an attestation verifier must refuse, case by case, and what cordon says. Th
 ` + "`attestation/evidencetest`" + ` and from ` + "`conformance/vectors`" + `; a test compares them. The same cases lie as files in
 ` + "`conformance/vectors/negative`" + `, so that any verifier can be asked about them.
 
-- **refused**: a verdict with the reasons in the last column, all of them, in this order.
+- **refused**: a verdict with the reasons beside it, all of them, in this order.
 - **undecidable**: an error. The verifier's own side is incomplete: nobody passes and nobody is quarantined.
 - **affirmed**: it looks odd and nothing is wrong. Strictness must not mean refusing everything.
 
@@ -63,7 +63,7 @@ when the verifier could not be asked.
 
 func TestPageIsCurrent(t *testing.T) {
 	t.Parallel()
-	want := page()
+	want := page(t, readRecorded(t))
 	if *update {
 		if err := os.WriteFile(pagePath, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
@@ -79,9 +79,11 @@ func TestPageIsCurrent(t *testing.T) {
 	}
 }
 
-func page() string {
+func page(t *testing.T, r recorded) string {
+	t.Helper()
 	var b strings.Builder
 	b.WriteString(pageHead)
+	b.WriteString(r.chapter(t))
 	for _, s := range []struct {
 		stage evidencetest.Stage
 		title string
@@ -90,13 +92,13 @@ func page() string {
 		{evidencetest.StageAuthentic, "Evidence that is not authentic, not fresh, or covers too little"},
 		{evidencetest.StageState, "Authentic Evidence of a wrong state, or of an open one"}, {evidencetest.StageAffirmed, "Odd and not wrong"},
 	} {
-		fmt.Fprintf(&b, "\n## %s\n\n| case | what is done | outcome |\n|---|---|---|\n", s.title)
+		fmt.Fprintf(&b, "\n## %s\n\n| case | what is done | outcome | %s |\n|---|---|---|---|---|\n", s.title, strings.Join(libraries, " | "))
 		for _, c := range evidencetest.CasesOf(s.stage) {
 			about := c.About
 			if c.Note != "" {
 				about += " (" + c.Note + ")"
 			}
-			fmt.Fprintf(&b, "| %s %s | %s | %s%s |\n", c.ID, c.Name, about, c.Outcome(), reasons(c.Reasons))
+			fmt.Fprintf(&b, "| %s %s | %s | %s%s%s |\n", c.ID, c.Name, about, c.Outcome(), reasons(c.Reasons), r.cells(c))
 		}
 	}
 	b.WriteString("\n## Held by tests of other layers\n\nEnrollment, challenges, the server's state and the road of an artifact are no matter of one appraisal.\n\n| case | what | tests |\n|---|---|---|\n")

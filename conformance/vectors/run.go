@@ -108,7 +108,10 @@ func exchange(q Question, in io.Writer, answers *bufio.Scanner) (Answer, error) 
 }
 
 // Serve is the other side of Start for cordon's own verifier: it answers the questions on in until they end.
-func Serve(in io.Reader, out io.Writer) error {
+func Serve(in io.Reader, out io.Writer) error { return ServeAs(Ours, in, out) }
+
+// ServeAs is Serve for any verifier.
+func ServeAs(ask Verifier, in io.Reader, out io.Writer) error {
 	lines := bufio.NewReader(in)
 	for {
 		line, err := lines.ReadBytes('\n')
@@ -122,7 +125,7 @@ func Serve(in io.Reader, out io.Writer) error {
 		if err := json.Unmarshal(line, &q, json.RejectUnknownMembers(true)); err != nil {
 			return fmt.Errorf("cannot read question: %w", err)
 		}
-		a, err := Ours(q)
+		a, err := ask(q)
 		if err != nil {
 			return err
 		}

@@ -27,10 +27,15 @@ const (
 
 var notPlain = regexp.MustCompile(`[^a-z0-9]+`)
 
+// nameOf is the name of a case's vector.
+func nameOf(c evidencetest.Case) string {
+	return c.ID + "-" + strings.Trim(notPlain.ReplaceAllString(strings.ToLower(c.Name), "-"), "-")
+}
+
 // vector makes the question of a case with the answer that the case demands.
 func vector(t testing.TB, c evidencetest.Case) vectors.Vector {
 	t.Helper()
-	name := c.ID + "-" + strings.Trim(notPlain.ReplaceAllString(strings.ToLower(c.Name), "-"), "-")
+	name := nameOf(c)
 	v := vectors.Vector{
 		Format: vectors.Format, Case: c.ID, About: c.About, Stage: string(c.Stage), Note: c.Note, MaxAlloc: vectors.MaxAlloc,
 		Question: vectors.Question{Name: name},
