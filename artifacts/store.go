@@ -102,8 +102,9 @@ type Walker interface {
 	RemoveUpload(ctx context.Context, d digest.SHA256, before time.Time) (removed bool, err error)
 }
 
-// Retainer is a Walker whose store can keep blobs from being removed, by anybody with the store's own credentials too:
-// S3 object lock. A store where that is off keeps nothing and reports the zero time.
+// Retainer is a store that can keep blobs from being removed, by anybody with the store's own credentials too: S3 object
+// lock. A store where that is off keeps nothing and reports the zero time. Concurrency and retries as for Blobs; a blob
+// that is not there is ErrNotFound.
 type Retainer interface {
 	// Retain keeps a complete blob for as long as the store is configured to; Remove is ErrRetained until then. A lock is
 	// only ever made longer.

@@ -19,7 +19,7 @@ func NextPoll(value string) time.Duration {
 
 // RedirectTarget is the host that a client with this trust bundle goes to for a Location.
 func RedirectTarget(trust wire.Trust, location string) (string, error) {
-	u, d, err := (&Client{cfg: Config{Trust: trust}}).download(location)
+	u, d, err := (&Client{cfg: Config{Trust: trust}}).destination(location)
 	if err != nil {
 		return "", err
 	}

@@ -53,7 +53,7 @@ func (g *download) redirected(ctx context.Context, p part, to *sink, location st
 
 // elsewhere makes the one request. It follows no further redirect.
 func (g *download) elsewhere(ctx context.Context, to *sink, location string) error {
-	u, download, err := g.client.download(location)
+	u, download, err := g.client.destination(location)
 	if err != nil {
 		return err
 	}
@@ -71,6 +71,9 @@ func (g *download) elsewhere(ctx context.Context, to *sink, location string) err
 	req.Header.Set("Range", fmt.Sprintf("bytes=%d-", to.at))
 	req.Header.Set("User-Agent", agentName)
 	if err := conn.SetDeadline(time.Now().Add(g.client.cfg.Timeout)); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil { // the deadline above may have come after the one of the context
 		return err
 	}
 	if err := req.Write(conn); err != nil {
@@ -93,8 +96,8 @@ func (g *download) elsewhere(ctx context.Context, to *sink, location string) err
 	return g.copy(ctx, conn, res.Body, to)
 }
 
-// download holds the URL of a redirect against the trust bundle.
-func (c *Client) download(location string) (*url.URL, wire.Download, error) {
+// destination holds the URL of a redirect against the trust bundle.
+func (c *Client) destination(location string) (*url.URL, wire.Download, error) {
 	if len(location) > maxLocation {
 		return nil, wire.Download{}, fmt.Errorf("%w: a URL of %d bytes", errElsewhere, len(location))
 	}

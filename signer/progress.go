@@ -6,7 +6,8 @@ import (
 	"os"
 )
 
-// progress is what stderr says of a publish: one line that says how far it is, and a line for each step of signing. Off a terminal it says only what was finished.
+// progress is what stderr says of a publish: one line that says how far it is, and a line for each step of signing. Off a
+// terminal it says only what was finished.
 type progress struct {
 	out      io.Writer
 	terminal bool

@@ -44,7 +44,7 @@ func WitnessVerifier(vkey string) (note.Verifier, error) {
 	return v, canonical(vkey, v)
 }
 
-// keyMaterial returns type byte stripped, the key of a verifier key as text that can be compared.
+// keyMaterial returns the key of a verifier key without its type byte, as text that can be compared.
 func keyMaterial(vkey string, alg byte) (string, error) {
 	if len(vkey) > maxVKey {
 		return "", fmt.Errorf("%w: it has %d bytes, at most %d are allowed", ErrKey, len(vkey), maxVKey)

@@ -108,6 +108,11 @@ func (w Witness) validate() error {
 	return errors.Join(errs...)
 }
 
+// Liars is how many of the cosigned witnesses of a checkpoint must have cosigned two histories before another history can
+// have the quorum too. Where it is 0, a server shows one history to some witnesses and another one to the rest, and
+// every witness keeps its word.
+func (p Policy) Liars(cosigned int) int { return max(0, cosigned+p.Quorum-len(p.Witnesses)) }
+
 // ValidOrigin checks the name of a log: 1 to 200 bytes without white space, control characters and "+".
 func ValidOrigin(s string) error {
 	bad := func(r rune) bool { return r <= ' ' || r == 0x7f || r > 0x7e }

@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -160,6 +161,23 @@ func TestEventlogAgreesWithTPM2Tools(t *testing.T) {
 	}
 	if compared == 0 {
 		t.Error("no log was compared")
+	}
+}
+
+// A file that no log can be is not read to its end, and the path is doubted.
+func TestEventlogDoubtsALargeFile(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(file, 1<<30); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), "cordonctl", "eventlog", file).CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(out), "hint: ") {
+		t.Errorf("got %v and %s, want exit 2 and a hint", err, out)
 	}
 }
 

@@ -42,7 +42,7 @@ func (a *app) logCheck() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		o := mirror.Options{Dir: *dir}
+		o := mirror.Options{Dir: *dir, Progress: noteLeaves}
 		if o.Old, err = oldCheckpoints(*from, *out); err != nil {
 			return err
 		}
@@ -75,6 +75,15 @@ func (a *app) logCheck() *cobra.Command {
 		return nil
 	})
 	return c
+}
+
+// manyLeaves is how many leaves are read from one line about it to the next.
+const manyLeaves = 1 << 17
+
+func noteLeaves(done, size uint64) {
+	if done%manyLeaves == 0 && done < size {
+		note("%d of %d leaves read", done, size)
+	}
 }
 
 // oldCheckpoints reads what the auditor kept. The file that is to be replaced counts too, if it is there.
@@ -152,7 +161,7 @@ func currentImage(ctx context.Context, client *api.Client, trust wire.Trust) (*t
 			return nil, err
 		}
 	}
-	if err := accept(ctx, client, "timestamp.json", image.Timestamp); err != nil {
+	if err := accept(ctx, client, tufrepo.TimestampName, image.Timestamp); err != nil {
 		return nil, err
 	}
 	for {

@@ -181,6 +181,6 @@ func (p provisioned) show(w io.Writer) error {
 			fmt.Fprintf(w, "    %s\n", fingerprint)
 		}
 	}
-	note("compare the keys with the holders' before you build the file into an image: each holder runs cordon-sign keys show")
+	note("compare the keys with the holders' before you build the file into an image: each holder runs cordon-sign keys show --key THEIRS.pub.pem")
 	return nil
 }

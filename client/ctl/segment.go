@@ -26,7 +26,7 @@ var segmentStates = []string{api.SegmentRequested, api.SegmentAcknowledged, api.
 func (a *app) segmentList() *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List where the network should let each device be, and how far each enforcement point is", Args: cobra.NoArgs}
 	product := c.Flags().String("product", "", "only of this `PRODUCT`")
-	state := c.Flags().String("state", "", "only with an order in this `STATE`: "+strings.Join(segmentStates, ", "))
+	state := c.Flags().String("state", "", "only orders in this `STATE`: "+strings.Join(segmentStates, ", "))
 	c.RunE = a.run("list segments", func(ctx context.Context, _ []string) error {
 		if *state != "" && !slices.Contains(segmentStates, *state) {
 			return fmt.Errorf("%w: --state %q is none of %s", errUsage, *state, strings.Join(segmentStates, ", "))
@@ -41,12 +41,20 @@ func (a *app) segmentList() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		list = slices.DeleteFunc(list, func(d api.DeviceSegment) bool {
-			return *state != "" && !slices.ContainsFunc(d.Points, func(p api.PointSegment) bool { return p.State == *state })
-		})
+		if *state != "" {
+			list = inState(list, *state)
+		}
 		return a.print(list, func(w io.Writer) error { return showSegments(w, list) })
 	})
 	return c
+}
+
+// inState keeps the orders in that state, and the devices that have one.
+func inState(list []api.DeviceSegment, state string) []api.DeviceSegment {
+	for i := range list {
+		list[i].Points = slices.DeleteFunc(list[i].Points, func(p api.PointSegment) bool { return p.State != state })
+	}
+	return slices.DeleteFunc(list, func(d api.DeviceSegment) bool { return len(d.Points) == 0 })
 }
 
 func showSegments(w io.Writer, list []api.DeviceSegment) error {

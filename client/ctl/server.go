@@ -166,6 +166,9 @@ func (s *serverFlags) connect() (*api.Client, error) {
 	return c, nil
 }
 
+// errLarge means that a file is larger than any of its kind.
+var errLarge = errors.New("file is too large")
+
 func readFile(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -177,7 +180,7 @@ func readFile(path string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("%q is larger than %d bytes", path, limit)
+		return nil, fmt.Errorf("%w: %q is larger than %d bytes", errLarge, path, limit)
 	}
 	return b, nil
 }

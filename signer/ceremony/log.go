@@ -59,6 +59,9 @@ func DescribeLog(p tlog.Policy) []string {
 	for _, w := range p.Witnesses {
 		out = append(out, fmt.Sprintf("witness %s: key %s, at %s", plain(w.Name), plain(w.Key), plain(w.URL)))
 	}
+	if p.Quorum > 0 && p.Liars(p.Quorum) == 0 {
+		out = append(out, "TWO HISTORIES CAN EACH HAVE A QUORUM: two groups of witnesses that do not overlap suffice, and none of them lies; take more than half")
+	}
 	if p.Quorum == 0 {
 		out = append(out, "NOBODY BUT THE SERVER VOUCHES FOR ITS HISTORY: whoever holds the log key can rewrite it unseen")
 	}
@@ -82,10 +85,28 @@ func warnLog(old, now []byte) []string {
 	if after.Quorum < before.Quorum {
 		out = append(out, fmt.Sprintf("FEWER WITNESSES HAVE TO AGREE: %d, before %d", after.Quorum, before.Quorum))
 	}
+	if after.Liars(after.Quorum) == 0 && before.Liars(before.Quorum) > 0 {
+		out = append(out, fmt.Sprintf("HALF OF THE WITNESSES IS ENOUGH: %d of %d, before %d of %d; two groups that do not overlap can vouch for two histories",
+			after.Quorum, len(after.Witnesses), before.Quorum, len(before.Witnesses)))
+	}
+	if added := strangers(before, after); after.Quorum > 0 && added >= after.Quorum {
+		out = append(out, fmt.Sprintf("NEW WITNESSES ALONE MAKE THE QUORUM: %d of them, and %d have to agree; none of them knows the history until now", added, after.Quorum))
+	}
 	for _, w := range before.Witnesses {
 		if !slices.ContainsFunc(after.Witnesses, func(a tlog.Witness) bool { return a.Key == w.Key }) {
 			out = append(out, "A WITNESS GOES AWAY: "+plain(w.Name)+"; it knows the history until now, a new one does not")
 		}
 	}
 	return out
+}
+
+// strangers counts the witnesses of a policy that the one before did not have.
+func strangers(before, after tlog.Policy) int {
+	n := 0
+	for _, w := range after.Witnesses {
+		if !slices.ContainsFunc(before.Witnesses, func(b tlog.Witness) bool { return b.Key == w.Key }) {
+			n++
+		}
+	}
+	return n
 }

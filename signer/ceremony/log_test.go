@@ -17,6 +17,7 @@ import (
 const (
 	logKey     = "ota.example/log+c7996195+AVHu8qMLAwopfEvAJcNXm6EfsxsYhc+Twy+ilXPnfOGs"
 	witnessKey = "w1.example+867ccc0b+BIIfZ9ZWfxf0/6MaOVal6Dkf8buiRumfvfwzvJfp9bbL"
+	otherKey   = "w2.example+855184e7+BEGcYeeMkVgJhEkJCw1muzypBB72LFST3z2wMMogifag"
 )
 
 func logPolicy() tlog.Policy {
@@ -84,6 +85,31 @@ func TestRefusesAWitnessFileThatNobodyReads(t *testing.T) {
 		}
 		if signed, err := d.Sign(alice.key); !errors.Is(err, ceremony.ErrInvalid) {
 			t.Errorf("%s: signed %v, %v; want ErrInvalid", name, signed, err)
+		}
+	}
+}
+
+// A thief of the server need not take a witness away: those that it adds are as good, when the quorum stays what it was.
+func TestReviewWarnsOfWitnessesThatAreAdded(t *testing.T) {
+	t.Parallel()
+	d, _, alice, bob := begin(t)
+	if _, err := d.SetLog(logPolicy(), expires); err != nil {
+		t.Fatal(err)
+	}
+	sign(t, d, alice, bob)
+	apply(t, d)
+	more := logPolicy()
+	more.Witnesses = append(more.Witnesses, tlog.Witness{Name: "thief", Key: otherKey, URL: "https://w2.example"})
+	if _, err := d.SetLog(more, expires); err != nil {
+		t.Fatal(err)
+	}
+	text, err := d.Show()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"! HALF OF THE WITNESSES IS ENOUGH: 1 of 2, before 1 of 1", "! NEW WITNESSES ALONE MAKE THE QUORUM: 1 of them, and 1 have", "TWO HISTORIES CAN EACH HAVE A QUORUM"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
 		}
 	}
 }

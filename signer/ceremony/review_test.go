@@ -92,3 +92,22 @@ func TestReviewNamesWhatItComparesWith(t *testing.T) {
 		}
 	}
 }
+
+// A reusable workflow runs for whoever calls it, under its own subject; only the repository tells them apart.
+func TestReviewSaysWhenAnyRepositoryMayPublish(t *testing.T) {
+	t.Parallel()
+	const shout = "FROM ANY REPOSITORY"
+	pipeline := artifacts.Publisher{Name: "ci", Issuer: "https://ci.example", Subject: "https://ci.example/acme/shared/release.yml@refs/heads/main"}
+	person := artifacts.Publisher{Name: "ann", Issuer: "https://id.example", Subject: "ann@example.org"}
+	bound := pipeline
+	bound.SourceRepository = "https://ci.example/acme/firmware"
+	for _, c := range []struct {
+		publisher artifacts.Publisher
+		want      bool
+	}{{pipeline, true}, {person, false}, {bound, false}} {
+		text := strings.Join(ceremony.DescribePolicy(artifacts.Policy{Publishers: []artifacts.Publisher{c.publisher}}), "\n")
+		if got := strings.Contains(text, shout); got != c.want {
+			t.Errorf("%s: got %t, want %t:\n%s", c.publisher.Subject, got, c.want, text)
+		}
+	}
+}

@@ -324,6 +324,8 @@ func describePublisher(p artifacts.Publisher) string {
 	text := fmt.Sprintf("%q of issuer %q", p.Subject, p.Issuer)
 	if p.SourceRepository != "" {
 		text += fmt.Sprintf(", repository %q", p.SourceRepository)
+	} else if strings.HasPrefix(p.Subject, "https://") { // of a pipeline: GitHub lets others call one that is reusable
+		text += ", FROM ANY REPOSITORY that may call this workflow"
 	}
 	if len(p.Refs) > 0 {
 		text += fmt.Sprintf(", refs %q", p.Refs)

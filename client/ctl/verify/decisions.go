@@ -91,6 +91,7 @@ func (v *verification) decisions() {
 			v.fail("appraisal %d proves a wrong state of %s, and no quarantine followed", p.Number, p.Device)
 		}
 	}
+	v.logged()
 	v.coverage()
 }
 

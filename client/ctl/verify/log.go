@@ -45,6 +45,7 @@ func (v *verification) log() {
 		return
 	}
 	v.inLog(*l, cp)
+	v.shown(cp)
 	for _, kept := range v.o.Checkpoints {
 		v.kept(kept, p, cp)
 	}
@@ -142,6 +143,11 @@ func (v *verification) vouched(p tlog.Policy, cp tlog.Checkpoint) {
 	for _, w := range cp.Witnesses {
 		names = append(names, fmt.Sprintf("%s (%s)", w.Name, w.Time.Format("2006-01-02 15:04:05Z")))
 	}
-	v.believe("witnesses: %d leaves were cosigned by %s; each vouches that it never cosigned another history of this log, and at least %d of them would have had to lie", cp.Size, cmp.Or(strings.Join(names, ", "), "nobody"), p.Quorum)
+	who := cmp.Or(strings.Join(names, ", "), "nobody")
+	if liars := p.Liars(len(names)); liars > 0 {
+		v.believe("witnesses: %d leaves were cosigned by %s; each vouches that it never cosigned another history of this log, and for another one with a quorum at least %d of them would have had to lie", cp.Size, who, liars)
+	} else {
+		v.believe("witnesses: %d leaves were cosigned by %s, and the other witnesses of the policy could make a quorum of %d for another history without any lie: a quorum of more than half of them rules that out", cp.Size, who, p.Quorum)
+	}
 	v.believe("completeness: what the server never wrote down is in no log")
 }

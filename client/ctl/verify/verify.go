@@ -60,7 +60,7 @@ var about = map[string]string{
 	StepAppraisals: "every verdict is reached again from the raw Evidence, byte for byte",
 	StepEvents:     "every audit event says what its stored bytes say, and no number is missing",
 	StepLog:        "every event is a leaf of the log that the offline role named, under a checkpoint that enough witnesses cosigned",
-	StepDecisions:  "quarantines, updates and coverage follow from the verdicts and people that they cite",
+	StepDecisions:  "quarantines, updates and coverage follow from the verdicts and people that they cite, and no verdict or quarantine that an event tells about is left out",
 }
 
 // Options change what is checked.
