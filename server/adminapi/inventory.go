@@ -103,7 +103,7 @@ func (s *Server) relocate(ctx context.Context, change *store.Change, device stri
 	}
 	for _, a := range old {
 		if q != nil && !slices.Contains(now, a) {
-			return problem.New(http.StatusConflict, reason.DeviceQuarantined, "the device is in quarantine: %s cannot be taken from it before it is released or retired", a)
+			return problem.New(http.StatusConflict, reason.DeviceQuarantined, "the device is in quarantine: %s cannot be taken from it before it is released", a)
 		}
 	}
 	for _, a := range now {
@@ -117,27 +117,52 @@ func (s *Server) relocate(ctx context.Context, change *store.Change, device stri
 	return segment.Relocate(ctx, s.Store, s.rules(), change, device, slices.Concat(old, now), s.Now())
 }
 
-// unclaimed refuses an address that the inventory gives to another device, unless that one is retired.
+// unclaimed refuses an address that the inventory gives to another device, unless that one is retired, and one that keeps
+// another device in quarantine out, whoever said where that is.
 func (s *Server) unclaimed(ctx context.Context, address, device string) error {
-	others, err := s.Store.DevicesAt(ctx, address, device, maxPlaces)
+	others, err := s.Store.DevicesAt(ctx, address, device, maxNeighbours)
 	if err != nil {
 		return err
+	}
+	if len(others) == maxNeighbours {
+		return problem.New(http.StatusConflict, reason.Conflict, "%s is shown by %d devices and more: it is not the address of one", address, maxNeighbours)
 	}
 	for _, id := range others {
 		d, err := s.Store.Device(ctx, id)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
 		}
-		entry, missing := s.Store.Inventory(ctx, id)
-		if missing != nil && !errors.Is(missing, store.ErrNotFound) {
-			return missing
+		if d.Lifecycle == fleet.Retired {
+			continue
 		}
-		if d.Lifecycle != fleet.Retired && slices.Contains(slices.Concat(entry.Addresses, entry.MACs), address) {
-			return problem.New(http.StatusConflict, reason.Conflict, "%s is that of device %s: take it from there, or retire that device", address, id)
+		if err := s.unclaimedBy(ctx, address, id); err != nil {
+			return err
 		}
 	}
 	return nil
 }
+
+func (s *Server) unclaimedBy(ctx context.Context, address, id string) error {
+	entry, err := s.Store.Inventory(ctx, id)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	if slices.Contains(slices.Concat(entry.Addresses, entry.MACs), address) {
+		return problem.New(http.StatusConflict, reason.Conflict, "%s is that of device %s: take it from there, or retire that device", address, id)
+	}
+	q, err := store.QuarantineOf(ctx, s.Store, id)
+	if err != nil || q == nil {
+		return err
+	}
+	held, err := segment.Holds(ctx, s.Store, id, address)
+	if err == nil && held {
+		err = problem.New(http.StatusConflict, reason.DeviceQuarantined, "device %s is in quarantine and was seen at %s: it cannot be given to another before that one is released or retired", id, address)
+	}
+	return err
+}
+
+// maxNeighbours is how many devices may show an address that an entry gives to another one.
+const maxNeighbours = 256
 
 // maxPlaces is how many addresses of a kind a device may have.
 const maxPlaces = 16

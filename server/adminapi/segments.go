@@ -123,7 +123,7 @@ func (s *Server) viewPoint(ctx context.Context, d *segment.Driver) (api.SegmentP
 	if signs, ok := p.(interface{ PublicKey() string }); ok {
 		out.PublicKey = signs.PublicKey()
 	}
-	counts, err := segment.Open(ctx, s.Store, p.Name())
+	counts, err := segment.CountOpen(ctx, s.Store, p.Name())
 	out.Requested, out.Acknowledged = counts[segment.Requested], counts[segment.Acknowledged]
 	out.Unverified, out.Suspended = counts[segment.Unverified], counts[segment.Suspended]
 	return out, err

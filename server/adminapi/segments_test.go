@@ -227,3 +227,77 @@ func TestAddressesAreNoWayOutOfQuarantine(t *testing.T) {
 		t.Errorf("the address of a retired device: %v", err)
 	}
 }
+
+// polled says that the devices were seen at the address.
+func polled(a *admin, address string, devices ...string) {
+	a.t.Helper()
+	var change store.Change
+	for _, id := range devices {
+		change.Writes = append(change.Writes, store.PutAddresses{Device: id, Source: store.SourcePoll, Addresses: []string{address}, At: a.Now()})
+	}
+	if err := a.Store.Commit(a.t.Context(), change); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// What a poll showed keeps a device in quarantine out as well as an entry does. Nobody may hand that address on alone.
+func TestPolledAddressIsNoWayOutOfQuarantine(t *testing.T) {
+	t.Parallel()
+	a := newAdmin(t)
+	claimable(a)
+	n, driver := switched(a)
+	oscar := a.person("oscar", api.RoleOperator)
+	seen := func(label, address string) string {
+		id := a.device(label, nil)
+		polled(a, address, id)
+		return id
+	}
+	id := seen("one", "192.0.2.1")
+	if _, err := oscar.QuarantineDevice(t.Context(), id, api.QuarantineRequest{Detail: "odd"}); err != nil {
+		t.Fatal(err)
+	}
+	a.round(driver)
+	wantReason(t, "given to another", oscar.PutInventory(t.Context(), located("two", "192.0.2.1")), reason.DeviceQuarantined)
+	a.round(driver)
+	a.wantPoint(oscar, id, api.SegmentVerified, "")
+	if n.Where(id) != fleet.Restricted {
+		t.Error("one operator has let a device in quarantine into the network")
+	}
+	seen("three", "192.0.2.3")
+	if err := oscar.PutInventory(t.Context(), located("four", "192.0.2.3")); err != nil {
+		t.Errorf("the address of a device that is in no quarantine: %v", err)
+	}
+	var crowd []string
+	for k := range 300 { // must not hide whose an address is
+		crowd = append(crowd, deviceID(fmt.Sprint("crowd", k)))
+	}
+	polled(a, "192.0.2.5", crowd...)
+	wantReason(t, "an address of a crowd", oscar.PutInventory(t.Context(), located("five", "192.0.2.5")), reason.Conflict)
+}
+
+// Retiring takes one person. Somebody who retires a whole product, or a script that does, must not cut it off at once.
+func TestMassRetirementWaitsForAPerson(t *testing.T) {
+	t.Parallel()
+	a := newAdmin(t)
+	claimable(a)
+	n, driver := switched(a)
+	oscar := a.person("oscar", api.RoleOperator)
+	var ids []string
+	for i := range 3 {
+		label := fmt.Sprint("device", i)
+		ids = append(ids, a.device(label, nil))
+		if err := oscar.PutInventory(t.Context(), located(label, fmt.Sprintf("192.0.2.%d", i+1))); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := oscar.RetireDevice(t.Context(), ids[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.round(driver)
+	for _, id := range ids {
+		a.wantPoint(oscar, id, api.SegmentSuspended, "suspended")
+		if n.Where(id) != fleet.Production {
+			t.Errorf("%s is restricted in the network", id)
+		}
+	}
+}

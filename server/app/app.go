@@ -30,13 +30,11 @@ import (
 	"github.com/cordon-ota/cordon/server/director"
 	"github.com/cordon-ota/cordon/server/enroll"
 	"github.com/cordon-ota/cordon/server/epoch"
-	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/observe"
 	"github.com/cordon-ota/cordon/server/report"
 	"github.com/cordon-ota/cordon/server/repository"
 	"github.com/cordon-ota/cordon/server/retention"
 	"github.com/cordon-ota/cordon/server/segment"
-	"github.com/cordon-ota/cordon/server/standing"
 	"github.com/cordon-ota/cordon/server/store"
 )
 
@@ -197,7 +195,7 @@ func (a *App) CASHA256() digest.SHA256 { return digest.Of(a.keys.serverCA.cert.R
 
 func (a *App) wire(ctx context.Context, blobs retention.Artifacts, roots *x509.CertPool) error {
 	t, now, log := a.cfg.Times, a.opt.Now, a.opt.Log
-	terms := fleet.Terms{Lease: t.Lease.Std(), Grace: t.Grace.Std(), Epoch: a.epoch.Floor()}
+	rules := a.rules()
 	build := "cordond/" + a.opt.Version
 	a.repository = repository.New(a.store, blobs,
 		repository.Keys{Snapshot: a.keys.snapshot, Timestamp: a.keys.timestamp, Product: a.keys.product, Director: a.keys.director},
@@ -216,13 +214,13 @@ func (a *App) wire(ctx context.Context, blobs retention.Artifacts, roots *x509.C
 	files := repository.NewFiles(a.repository)
 	polls := appraise.New(a.store, a.repository.Catalog, a.challenges,
 		director.New(a.keys.director, directorLife).Above(a.epoch.Floor()), ca, appraise.Settings{
-			Terms: terms, Poll: t.Poll.Std(), Jitter: config.Jitter, BeaconWindow: t.BeaconWindow.Std(),
-			UpdateDeadline: t.UpdateDeadline.Std(), Points: a.pointNames(), Build: build,
+			Terms: rules.Terms, Poll: t.Poll.Std(), Jitter: config.Jitter, BeaconWindow: t.BeaconWindow.Std(),
+			UpdateDeadline: t.UpdateDeadline.Std(), Points: rules.Points, Build: build,
 			Floor: a.epoch.Floor(), RestoredAt: a.epoch.RestoredAt,
 		}, now, log)
 	a.device = &deviceapi.Server{
 		Polls: polls, Store: a.store, Blobs: blobs, Files: files, Door: door, Enforcer: a.enforcer, Catalog: a.repository.Catalog, Now: now, Log: log,
-		Enroll: enroll.New(a.store, roots, a.enrollments, a.epoch.Secret(a.keys.activation), standing.Rules{Terms: terms, Points: a.pointNames()}, t.Challenge.Std(), now),
+		Enroll: enroll.New(a.store, roots, a.enrollments, a.epoch.Secret(a.keys.activation), rules, t.Challenge.Std(), now),
 	}
 	keys, err := a.keys.onlineKeys()
 	if err != nil {
@@ -250,7 +248,7 @@ func (a *App) wire(ctx context.Context, blobs retention.Artifacts, roots *x509.C
 	}
 	a.admin = &adminapi.Server{
 		Store: a.store, Blobs: blobs, Repository: a.repository, Files: files, Reports: reports, Enforcer: a.enforcer, Log: a.log,
-		Authn: authn.New(a.store, now), Status: func() api.Status { return status }, Terms: terms, Points: a.pointNames(), Now: now,
+		Authn: authn.New(a.store, now), Status: func() api.Status { return status }, Terms: rules.Terms, Points: rules.Points, Now: now,
 	}
 	a.metrics = observe.NewMetrics(func() float64 { return a.repository.Age().Seconds() })
 	a.watchLog()
@@ -299,7 +297,7 @@ func (a *App) Close() {
 			_ = l.Close() // closed by Run already, as a rule
 		}
 		for _, done := range a.network.closes {
-			_ = done() // idle connections
+			_ = done() // idle connections, and sockets that Run has closed already, as a rule
 		}
 		if a.store != nil {
 			if err := a.store.Close(); err != nil {

@@ -27,7 +27,7 @@ func (a *App) openArtifacts(ctx context.Context) (retention.Artifacts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read s3.secret_key_file: %w", err)
 	}
-	roots, err := s3Roots(s3.CAFile)
+	roots, err := readRoots("s3.ca_file", s3.CAFile)
 	if err != nil {
 		return nil, err
 	}
@@ -45,18 +45,19 @@ func (a *App) openArtifacts(ctx context.Context) (retention.Artifacts, error) {
 	return store, nil
 }
 
-// s3Roots is nil, which means the system's, when no file is named.
-func s3Roots(path string) (*x509.CertPool, error) {
+// readRoots reads the CA certificates that the configuration names under that key. Without a file it is nil, which means
+// the system's.
+func readRoots(key, path string) (*x509.CertPool, error) {
 	if path == "" {
 		return nil, nil
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read s3.ca_file: %w", err)
+		return nil, fmt.Errorf("cannot read %s: %w", key, err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(b) {
-		return nil, fmt.Errorf("s3.ca_file %s holds no PEM certificate", path)
+		return nil, fmt.Errorf("%s %s holds no PEM certificate", key, path)
 	}
 	return pool, nil
 }

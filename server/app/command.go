@@ -53,7 +53,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintf(stderr, "cordond: %v\nhint: %s\n", err, hint(err))
 	switch {
-	case t.usage:
+	case t.usage, errors.Is(err, config.ErrConfig):
 		return exitUsage
 	case isRefusal(err):
 		return exitRefused
@@ -77,6 +77,10 @@ func (t *tool) rootCommand() *cobra.Command {
 				return err
 			}
 			if checkOnly {
+				if err := checkConfig(cfg); err != nil {
+					t.usage = true
+					return err
+				}
 				fmt.Fprintln(t.stdout, "the configuration is valid")
 				return nil
 			}
@@ -84,7 +88,7 @@ func (t *tool) rootCommand() *cobra.Command {
 		},
 	}
 	cmd.PersistentFlags().StringVar(&t.config, "config", "", "configuration `FILE` (TOML); see conformance/docs/operations.md")
-	cmd.Flags().BoolVar(&checkOnly, "check-config", false, "check the configuration and exit")
+	cmd.Flags().BoolVar(&checkOnly, "check-config", false, "check the configuration and the files that it names, and exit")
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { t.usage = true; return err })
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	cmd.AddCommand(t.backupCommand(), t.restoreCommand())

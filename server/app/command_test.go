@@ -27,6 +27,14 @@ func write(t *testing.T, text string) string {
 	return path
 }
 
+// gateway is an enforcement point with nothing wrong in it.
+const gateway = "[[segment.nftables]]\nname = \"gateway\"\nrecovery = [\"10.0.0.5:8443\", \"udp/10.0.0.1:53\"]\n"
+
+// bucket is the configuration of one, with the file of its access key.
+func bucket(file string) string {
+	return fmt.Sprintf("[s3]\nendpoint = \"https://s3.example\"\nbucket = \"b\"\naccess_key_file = %q\nsecret_key_file = %q\n", file, file)
+}
+
 func TestCommandLine(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -48,6 +56,15 @@ func TestCommandLine(t *testing.T) {
 		"unknown key":        {[]string{"--check-config", "--config", write(t, "leese = 1")}, 2, "", "leese"},
 		"bad level":          {[]string{"--check-config", "--config", write(t, "[log]\nlevel = \"loud\"")}, 2, "", "log.level"},
 		"no such file":       {[]string{"--check-config", "--config", filepath.Join(dir, "none.toml")}, 2, "", "none.toml"},
+		"checked: EK roots":  {[]string{"--check-config", "--config", write(t, "ek_roots_file = \""+filepath.Join(dir, "none.pem")+"\"\n")}, 2, "", "cannot read ek_roots_file"},
+		"checked: witnesses": {[]string{"--check-config", "--config", write(t, "[audit]\nwitness_ca_file = \""+write(t, "nothing")+"\"\n")}, 2, "", "audit.witness_ca_file"},
+		"checked: S3 key":    {[]string{"--check-config", "--config", write(t, bucket(filepath.Join(dir, "none")))}, 2, "", "_key_file"},
+		"checked: hook":      {[]string{"--check-config", "--config", write(t, gateway+"hooks = [\"forwards\"]\n")}, 2, "", "forwards"},
+		"checked: road":      {[]string{"--check-config", "--config", write(t, strings.Replace(gateway, "udp/", "udp:", 1))}, 2, "", "udp:10.0.0.1:53"},
+		"checked: RADIUS":    {[]string{"--check-config", "--config", write(t, "[[segment.radius]]\nname = \"floor\"\nserver = \"10.0.0.20:3799\"\n")}, 2, "", "a filter or a VLAN"},
+		"checked: webhook":   {[]string{"--check-config", "--config", write(t, "[[segment.webhook]]\nname = \"fabric\"\nurl = \"http://fabric.example/\"\n")}, 2, "", "not an https URL"},
+		"points are valid":   {[]string{"--check-config", "--config", write(t, gateway+"[[segment.webhook]]\nname = \"fabric\"\nurl = \"https://fabric.example/\"\n")}, 0, "valid", ""},
+		"wrong point":        {[]string{"--config", write(t, strings.Replace(free, filepath.Join(dir, "data"), filepath.Join(dir, "data4"), 1)+gateway+"hooks = [\"forwards\"]\n")}, 2, "", "forwards"},
 		"unknown flag":       {[]string{"--confg", "x"}, 2, "", "confg"},
 		"an argument":        {[]string{"start"}, 2, "", "start"},
 		"port taken": {[]string{"--config", write(t, strings.Replace(free, "admin = \"127.0.0.1:0\"", "admin = \""+taken.Addr().String()+"\"", 1))},

@@ -2,10 +2,8 @@ package app
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net/http"
-	"os"
 	"time"
 
 	"github.com/cordon-ota/cordon/artifacts/tlog"
@@ -22,7 +20,7 @@ func (a *App) openLog() error {
 	if err != nil {
 		return err
 	}
-	roots, err := witnessRoots(a.cfg.Audit.WitnessCAFile)
+	roots, err := readRoots("audit.witness_ca_file", a.cfg.Audit.WitnessCAFile)
 	if err != nil {
 		return err
 	}
@@ -43,22 +41,6 @@ func (a *App) logOrigin() string {
 		return a.cfg.Audit.Origin
 	}
 	return fmt.Sprintf("%s/%d", a.cfg.Audit.Origin, a.epoch.Epoch)
-}
-
-// witnessRoots reads the CAs of the witnesses; nil means the system's.
-func witnessRoots(path string) (*x509.CertPool, error) {
-	if path == "" {
-		return nil, nil
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read audit.witness_ca_file: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(b) {
-		return nil, fmt.Errorf("audit.witness_ca_file %s holds no PEM certificate", path)
-	}
-	return pool, nil
 }
 
 // logLine says in one sentence how far the log is, for /readyz: a log that stands still takes nothing from devices.

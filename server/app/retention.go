@@ -30,7 +30,8 @@ func (a *App) wireRetention(blobs retention.Artifacts) {
 		holder = "only server"
 	}
 	a.retention = retention.New(a.store, blobs, a.repository, retention.Config{
-		Every: r.Every.Std(), Grace: r.Grace.Std(), Uploads: r.Uploads.Std(), KeepReleases: r.KeepReleases, Holder: holder,
+		Every: r.Every.Std(), Grace: r.Grace.Std(), Uploads: r.Uploads.Std(), KeepReleases: r.KeepReleases,
+		Restored: a.epoch.RestoredAt, Holder: holder,
 	}, a.opt.Now, a.opt.Log, done)
 	a.admin.Retention = a.retention
 }

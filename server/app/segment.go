@@ -2,17 +2,11 @@ package app
 
 import (
 	"context"
-	"crypto/x509"
 	"fmt"
-	"net/netip"
-	"os"
 
 	"github.com/cordon-ota/cordon/server/config"
 	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/segment"
-	"github.com/cordon-ota/cordon/server/segment/nft"
-	"github.com/cordon-ota/cordon/server/segment/radius"
-	"github.com/cordon-ota/cordon/server/segment/webhook"
 	"github.com/cordon-ota/cordon/server/standing"
 )
 
@@ -91,20 +85,9 @@ func (a *App) points(ctx context.Context) ([]segment.Point, error) {
 }
 
 func (a *App) nftables(ctx context.Context, c config.NFTables) (segment.Point, error) {
-	cfg := nft.Config{
-		Name: c.Name, Table: c.Table, Family: c.Family, Hooks: c.Hooks, Priority: c.Priority, Namespace: c.Namespace,
-		Timeout: a.cfg.Segment.Timeout.Std(), Now: a.opt.Now,
-	}
-	for _, text := range c.Recovery {
-		service, err := nft.ParseService(text)
-		if err != nil {
-			return nil, fmt.Errorf("segment.nftables %q: recovery: %w", c.Name, err)
-		}
-		cfg.Recovery = append(cfg.Recovery, service)
-	}
-	p, err := nft.New(cfg)
+	p, err := a.newNFTables(c)
 	if err != nil {
-		return nil, fmt.Errorf("segment.nftables %q: %w", c.Name, err)
+		return nil, err
 	}
 	if err := p.Install(ctx); err != nil {
 		a.opt.Log.Warn("cannot install the nftables table yet: its orders wait", "point", c.Name, "error", err)
@@ -113,54 +96,22 @@ func (a *App) nftables(ctx context.Context, c config.NFTables) (segment.Point, e
 }
 
 func (a *App) radius(ctx context.Context, c config.RADIUS) (segment.Point, error) {
-	cfg := radius.Config{
-		Name: c.Name, Server: c.Server, SecretFile: c.SecretFile, Mode: c.Mode, NASIdentifier: c.NASIdentifier, MACFormat: c.MACFormat,
-		Restricted: radius.Attributes{FilterID: c.RestrictedFilter, VLAN: c.RestrictedVLAN},
-		Production: radius.Attributes{FilterID: c.ProductionFilter, VLAN: c.ProductionVLAN},
-		SendClass:  c.SendClass, StrictReplies: c.StrictReplies, Timeout: c.Timeout.Std(), Tries: c.Tries, Rate: c.Rate,
-		AccountingListen: c.AccountingListen, AccountingSecretFile: c.AccountingSecretFile, ClockSkew: c.ClockSkew.Std(),
-		Now: a.opt.Now, Log: a.opt.Log,
-	}
-	if c.NASAddress != "" {
-		address, err := netip.ParseAddr(c.NASAddress)
-		if err != nil {
-			return nil, fmt.Errorf("segment.radius %q: nas_address: %w", c.Name, err)
-		}
-		cfg.NASAddress = address
-	}
-	for _, text := range c.AccountingClients {
-		prefix, err := netip.ParsePrefix(text)
-		if err != nil {
-			return nil, fmt.Errorf("segment.radius %q: accounting_clients: %w", c.Name, err)
-		}
-		cfg.AccountingClients = append(cfg.AccountingClients, prefix)
-	}
-	p, err := radius.New(cfg)
+	p, err := a.newRADIUS(c)
 	if err != nil {
-		return nil, fmt.Errorf("segment.radius %q: %w", c.Name, err)
+		return nil, err
 	}
 	if _, err := p.Listen(ctx); err != nil {
 		return nil, fmt.Errorf("segment.radius %q: %w", c.Name, err)
 	}
+	a.network.closes = append(a.network.closes, p.Close)
 	a.network.runs["radius "+c.Name] = p.Run
 	return p, nil
 }
 
 func (a *App) webhook(c config.Webhook) (segment.Point, error) {
-	cfg := webhook.Config{Name: c.Name, URL: c.URL, Selector: segment.Selector(c.Finds), Key: a.keys.webhook, Now: a.opt.Now}
-	if c.CAFile != "" {
-		b, err := os.ReadFile(c.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("segment.webhook %q: cannot read ca_file: %w", c.Name, err)
-		}
-		cfg.Roots = x509.NewCertPool()
-		if !cfg.Roots.AppendCertsFromPEM(b) {
-			return nil, fmt.Errorf("segment.webhook %q: ca_file %s holds no PEM certificate", c.Name, c.CAFile)
-		}
-	}
-	p, err := webhook.New(cfg)
+	p, err := a.newWebhook(c, a.keys.webhook)
 	if err != nil {
-		return nil, fmt.Errorf("segment.webhook: %w", err)
+		return nil, err
 	}
 	a.network.closes = append(a.network.closes, p.Close)
 	return p, nil

@@ -4,6 +4,7 @@ import (
 	"encoding/pem"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -132,6 +133,45 @@ func TestRefusesPointsThatCannotWork(t *testing.T) {
 		}
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want an error with %q", err, want)
+		}
+	}
+}
+
+// A server that was made and never ran, or could not be made, gives the socket for accounting back.
+func TestCloseGivesTheAccountingSocketBack(t *testing.T) {
+	t.Parallel()
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte(strings.Repeat("s", 32)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	free, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := free.LocalAddr().String()
+	if err := free.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, webhooks := range map[string][]config.Webhook{"made": nil, "not made": {{Name: "a", URL: "http://x.example", Finds: "device"}}} {
+		c := configured(t, filepath.Join(t.TempDir(), "data"))
+		c.Segment.RADIUS = []config.RADIUS{{
+			Name: "switch", Server: "127.0.0.1:3799", SecretFile: secret, RestrictedVLAN: "20", ProductionVLAN: "10",
+			AccountingListen: address, AccountingSecretFile: secret, AccountingClients: []string{"127.0.0.1/32"},
+		}}
+		c.Segment.Webhook = webhooks
+		a, err := app.New(t.Context(), c, app.Options{Log: slog.New(slog.DiscardHandler)})
+		if (err == nil) != (webhooks == nil) {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err == nil {
+			a.Close()
+		}
+		again, err := net.ListenPacket("udp", address)
+		if err != nil {
+			t.Fatalf("%s: the socket is still taken: %v", name, err)
+		}
+		if err := again.Close(); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -215,7 +215,7 @@ func (a *App) sweep(ctx context.Context) error {
 // sweepOnce looks at every device that is due, batch by batch.
 func (a *App) sweepOnce(ctx context.Context) error {
 	now := a.opt.Now()
-	terms := a.rules().Terms
+	rules := a.rules()
 	for {
 		due, err := a.store.DevicesDue(ctx, now, sweepBatch)
 		if err != nil {
@@ -223,7 +223,7 @@ func (a *App) sweepOnce(ctx context.Context) error {
 		}
 		moved := false
 		for _, d := range due {
-			changed, err := a.sweepDevice(ctx, d, terms, now)
+			changed, err := a.sweepDevice(ctx, d, rules, now)
 			if err != nil && !errors.Is(err, store.ErrConflict) {
 				return err
 			}
@@ -235,13 +235,12 @@ func (a *App) sweepOnce(ctx context.Context) error {
 	}
 }
 
-func (a *App) sweepDevice(ctx context.Context, d fleet.Device, terms fleet.Terms, now time.Time) (changed bool, err error) {
+func (a *App) sweepDevice(ctx context.Context, d fleet.Device, rules standing.Rules, now time.Time) (changed bool, err error) {
 	step, changed := fleet.Expire(d, now)
 	open, err := store.QuarantineOf(ctx, a.store, d.ID)
 	if err != nil {
 		return false, err
 	}
-	rules := standing.Rules{Terms: terms, Points: a.pointNames()}
 	if !changed && !rules.Moves(step.Device, open, now) {
 		return false, nil
 	}

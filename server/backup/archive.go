@@ -8,6 +8,7 @@ import (
 	"io"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -184,6 +185,9 @@ func (a *reader) end(data []byte) (Manifest, error) {
 	}
 	if !slices.Equal(m.Entries, a.entries) {
 		return Manifest{}, damaged("it holds other bytes than its manifest names")
+	}
+	if !m.Keys && slices.ContainsFunc(m.Entries, func(e Entry) bool { return strings.HasPrefix(e.Name, keyPrefix) }) {
+		return Manifest{}, damaged("it holds keys that its manifest denies") // they would take the place of those that are there
 	}
 	return m, nil
 }

@@ -1,6 +1,7 @@
 package backup_test
 
 import (
+	"archive/tar"
 	"bytes"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/go-json-experiment/json"
 
 	"github.com/cordon-ota/cordon/artifacts/dirstore"
 	"github.com/cordon-ota/cordon/attestation/digest"
@@ -262,6 +265,52 @@ func TestKeysAreNeverOverwritten(t *testing.T) {
 	}
 	if b := repositorytest.Must(os.ReadFile(mine)); string(b) != "mine" {
 		t.Errorf("the key is %q now", b)
+	}
+}
+
+// forged is the backup again, with another manifest and the right seal: checksums are no signatures.
+func forged(t *testing.T, path string, change func(*backup.Manifest)) string {
+	t.Helper()
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	add := func(name string, data []byte) error {
+		err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: int64(len(data)), Mode: 0o600})
+		if err == nil {
+			_, err = w.Write(data)
+		}
+		return err
+	}
+	m, _, err := backup.Read(bytes.NewReader(repositorytest.Must(os.ReadFile(path))), add)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(&m)
+	manifest := repositorytest.Must(json.Marshal(m))
+	err = errors.Join(add("manifest.json", manifest), add("manifest.sha256", []byte(digest.Of(manifest).String())), w.Close())
+	if err = errors.Join(err, os.WriteFile(path, out.Bytes(), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// A backup that says it holds no keys must not bring any: they would take the place of those that the operator brought.
+func TestRefusesHiddenKeys(t *testing.T) {
+	t.Parallel()
+	_, source := lived(t)
+	path, to := forged(t, take(t, source), func(m *backup.Manifest) { m.Keys = false }), target(t)
+	mine := filepath.Join(to.KeysDir, "tuf-timestamp.pem")
+	if err := errors.Join(os.Mkdir(to.KeysDir, 0o700), os.WriteFile(mine, []byte("mine"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := restore(t, path, to); !errors.Is(err, backup.ErrDamaged) {
+		t.Errorf("got %v, want ErrDamaged", err)
+	}
+	if b := repositorytest.Must(os.ReadFile(mine)); string(b) != "mine" {
+		t.Errorf("the key is %q now", b)
+	}
+	path = forged(t, take(t, source), func(*backup.Manifest) {})
+	if _, err := restore(t, path, target(t)); err != nil {
+		t.Errorf("the same with an honest manifest: %v", err)
 	}
 }
 

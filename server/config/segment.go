@@ -13,9 +13,9 @@ type Segment struct {
 	// LearnAddresses takes the address that a device's last poll came from as one of its addresses, beside those of the
 	// inventory. An address that several devices show (NAT) is never used. Default false.
 	LearnAddresses bool `toml:"learn_addresses"`
-	// BreakerDevices: the mass-quarantine breaker trips when within BreakerWindow at least so many active devices of a
-	// product are newly restricted, and more than BreakerPercent of them. Network orders that tighten then wait for
-	// 'cordonctl segment resume'. Default 10.
+	// BreakerDevices: the mass-quarantine breaker trips when within BreakerWindow at least so many devices of a product are
+	// newly restricted, retired ones among them, and more than BreakerPercent of its active devices. Network orders that
+	// tighten then wait for 'cordonctl segment resume'. Default 10.
 	BreakerDevices int64 `toml:"breaker_devices"`
 	// BreakerPercent: see BreakerDevices. Above 0, at most 100. Default 5.
 	BreakerPercent float64 `toml:"breaker_percent"`
@@ -105,7 +105,8 @@ type RADIUS struct {
 	ClockSkew Duration `toml:"clock_skew"`
 }
 
-// Webhook is one receiver of signed orders (package server/segment/webhook); operations.md has the rules for its author.
+// Webhook is one receiver of signed orders (package server/segment/webhook); conformance/docs/network.md has
+// the rules for its author.
 type Webhook struct {
 	// Name of the point: as of nftables. The receiver refuses orders for another name.
 	Name string `toml:"name"`

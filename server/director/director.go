@@ -38,8 +38,9 @@ func (s *Service) Above(version int64) *Service {
 }
 
 // Next returns the device's director documents for the release (nil: nothing to install). It signs only if the content
-// changed, a quarter of the life is left, the stored version is from before a restore, or the device is ahead of it; otherwise it returns prev and
-// false. accepted is the director version that the authenticated device last verified: the new version is above both.
+// changed, a quarter of the life is left, the stored version is from before a restore, or the device is ahead of it;
+// otherwise it returns prev and false. accepted is the director version that the authenticated device last verified: the
+// new version is above both.
 func (s *Service) Next(d fleet.Device, release *artifacts.Release, prev *store.Director, accepted int64, now time.Time) (store.Director, bool, error) {
 	targets := targetsOf(d, release)
 	content, err := s.contentOf(d, targets)

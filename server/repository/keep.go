@@ -93,13 +93,9 @@ func (s *Service) retain(ctx context.Context, row store.Release) error {
 	if !ok {
 		return nil
 	}
-	statement, err := artifacts.DecodeStatement(row.Statement)
+	all, err := BlobsOf(row)
 	if err != nil {
-		return fmt.Errorf("stored statement of %s: %w", row.Name, err)
-	}
-	all := Documents(row)
-	for _, c := range statement.Predicate.Components {
-		all = append(all, c.SHA256)
+		return err
 	}
 	for _, sum := range all {
 		if err := r.Retain(ctx, sum); err != nil {

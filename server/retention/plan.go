@@ -19,8 +19,13 @@ import (
 // maxShown bounds the lists of a plan.
 const maxShown = 200
 
-// Plan shows what Collect would remove now, and why each release is kept. It changes nothing.
+// Plan shows what Collect would remove now, and why each release is kept. It changes nothing. It reads every device and
+// much of the artifact store, and many people may ask for it: it returns ErrBusy while another plan is made.
 func (s *Service) Plan(ctx context.Context) (api.RetentionPlan, error) {
+	if !s.plan.TryLock() {
+		return api.RetentionPlan{}, ErrBusy
+	}
+	defer s.plan.Unlock()
 	out := api.RetentionPlan{Releases: []api.RetentionRelease{}, Blobs: []api.RetentionBlob{}, Uploads: []api.RetentionBlob{}, Grace: s.cfg.Grace.String()}
 	if !s.repository.Catalog().Initialised() {
 		return out, nil

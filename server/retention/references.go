@@ -95,8 +95,12 @@ type candidate struct {
 	until time.Time // a lock of the store keeps it until then; zero for none
 }
 
-// garbage keeps those of the found blobs that nothing refers to and nobody relied on since the grace began.
+// garbage keeps those of the found blobs that nothing refers to and nobody relied on since the grace began. A restore begins
+// it anew for everything.
 func (s *Service) garbage(ctx context.Context, found []artifacts.Found, refs references, before time.Time) ([]candidate, error) {
+	if s.restored() {
+		return nil, nil
+	}
 	var out []candidate
 	var asked []digest.SHA256
 	for _, f := range found {

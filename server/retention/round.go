@@ -20,7 +20,7 @@ type removal struct {
 	Bytes  int64         `json:"bytes,omitzero"`
 }
 
-// finish removes what an earlier round condemned and did not come to remove.
+// finish removes what an earlier round condemned and did not come to remove. After a restore it is looked at anew instead.
 func (w *work) finish(ctx context.Context) error {
 	for {
 		condemned, err := w.store.CondemnedBlobs(ctx, batchBlobs)
@@ -34,15 +34,31 @@ func (w *work) finish(ctx context.Context) error {
 		for _, b := range condemned {
 			list = append(list, removal{SHA256: b.SHA256})
 		}
-		if err := w.remove(ctx, list); err != nil {
+		end := w.remove
+		if w.restored() {
+			end = w.pardon
+		}
+		if err := end(ctx, list); err != nil {
 			return err
 		}
 	}
 }
 
+// pardon forgets that blobs were condemned.
+func (w *work) pardon(ctx context.Context, batch []removal) error {
+	var change store.Change
+	for _, r := range batch {
+		change.Writes = append(change.Writes, store.ForgetBlob{SHA256: r.SHA256})
+	}
+	if err := w.commit(ctx, change); err != nil {
+		return fmt.Errorf("cannot forget what the lost server condemned: %w", err)
+	}
+	return nil
+}
+
 // prune gives up releases that nothing needs, product by product.
 func (w *work) prune(ctx context.Context) error {
-	if w.cfg.KeepReleases == 0 {
+	if w.cfg.KeepReleases == 0 || w.restored() {
 		return nil
 	}
 	for name := range w.repository.Catalog().Products {

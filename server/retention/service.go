@@ -33,8 +33,8 @@ import (
 var (
 	// ErrForeign means that the artifact store belongs to another database: nothing in it is ours to remove.
 	ErrForeign = errors.New("the artifact store belongs to another database")
-	// ErrBusy means that another replica collects at this moment.
-	ErrBusy = errors.New("another replica collects garbage at this moment")
+	// ErrBusy means that somebody else collects, or looks what there is to collect, at this moment.
+	ErrBusy = errors.New("somebody else collects garbage, or looks for it, at this moment")
 )
 
 // Bounds of one round.
@@ -79,6 +79,9 @@ type Config struct {
 	Grace        time.Duration // since a blob was written, or somebody relied on it
 	Uploads      time.Duration // since an unfinished upload moved
 	KeepReleases int           // prune older releases that nothing needs; 0 prunes by hand only
+	// Restored is when the database was restored from a backup, zero if it never was. Until the grace has passed since then
+	// nothing is condemned or pruned: what the lost server published after the backup looks like garbage, and is not.
+	Restored time.Time
 	// Holder names who holds the lock. Optional: a name that lives as long as the process. A server that shares its
 	// database with nobody gives a lasting one, and need not wait for the lock of its dead predecessor.
 	Holder string
@@ -95,9 +98,13 @@ type Service struct {
 	holder     string
 	done       func(Result) // after each round that came to its end
 
+	plan   sync.Mutex // one plan at a time in this process
 	mu     sync.Mutex // one round at a time in this process; guards all below
 	cursor map[artifacts.Kind]digest.SHA256
 }
+
+// restored says that the database was restored not longer ago than the grace.
+func (s *Service) restored() bool { return s.now().Before(s.cfg.Restored.Add(s.cfg.Grace)) }
 
 // New joins the parts. done is told about each finished round.
 func New(s Store, a Artifacts, r *repository.Service, cfg Config, now func() time.Time, log *slog.Logger, done func(Result)) *Service {
@@ -153,7 +160,9 @@ const rounds = 20
 // Collect removes what Plan shows, as far as the bounds of some rounds let it. It returns ErrBusy, ErrForeign, or
 // store.ErrConflict when a publication was faster.
 func (s *Service) Collect(ctx context.Context, actor string) (Result, error) {
-	s.mu.Lock()
+	if !s.mu.TryLock() { // a round reads everything: callers must not pile up
+		return Result{}, ErrBusy
+	}
 	defer s.mu.Unlock()
 	var all Result
 	for range rounds {
@@ -197,7 +206,6 @@ type work struct {
 	*Service
 	actor  string
 	fence  int64
-	until  time.Time // when the lock may be another's
 	result Result
 }
 
@@ -211,7 +219,7 @@ func (w *work) lock(ctx context.Context) error {
 	if !ok || w.fence != 0 && fence != w.fence {
 		return ErrBusy
 	}
-	w.fence, w.until = fence, now.Add(lockFor)
+	w.fence = fence
 	return nil
 }
 

@@ -41,6 +41,10 @@ func service(w *repositorytest.World, change ...func(*retention.Config)) *retent
 	return retention.New(w.Store, w.Blobs, w.Service, cfg, w.Now, slog.New(slog.DiscardHandler), func(retention.Result) {})
 }
 
+func serviceOver(w *repositorytest.World, blobs retention.Artifacts) *retention.Service {
+	return retention.New(w.Store, blobs, w.Service, settings, w.Now, slog.New(slog.DiscardHandler), func(retention.Result) {})
+}
+
 func collect(t *testing.T, s *retention.Service) retention.Result {
 	t.Helper()
 	r, err := s.Collect(t.Context(), "alice")

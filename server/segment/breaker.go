@@ -116,6 +116,9 @@ func (b Breaker) check(ctx context.Context, s Breakers, product string, now time
 			return state, false, nil
 		}
 		state.TrippedAt, state.Since, state.Devices, state.Active = now, since, restricted, active
+		if !state.TrippedAt.After(state.ResumedAt) { // two clocks: what trips always follows the last resume
+			state.TrippedAt = state.ResumedAt.Add(time.Microsecond)
+		}
 		state.By, state.Reason = "", ""
 		change, err := state.change(store.Event{At: now, Type: audit.BreakerTripped, Actor: "server", Subject: product, Data: map[string]any{
 			"devices": restricted, "active": active, "since": since.UTC(),

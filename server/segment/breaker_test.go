@@ -184,3 +184,36 @@ func TestReplicasTripTheBreakerOnce(t *testing.T) {
 		s.wantEvents(appraisetest.Product, audit.BreakerTripped, 1)
 	})
 }
+
+// A replica whose clock is behind that of the one where a person resumed trips the breaker all the same, once.
+func TestBreakerTripsAgainUnderAClockThatIsBehind(t *testing.T) {
+	onEach(t, func(t *testing.T, dsn string) {
+		s := newSite(t, dsn)
+		driver := s.driver()
+		var devices []fleet.Device
+		for n := range 30 {
+			devices = append(devices, s.admit(n))
+		}
+		s.round(driver, 1)
+		for n := range 10 {
+			s.isolate(devices[n])
+		}
+		s.round(driver, 1)
+		ahead := s.now().Add(time.Hour)
+		if _, err := segment.Resume(t.Context(), s.store, appraisetest.Product, "ann", "looked", ahead); err != nil {
+			t.Fatal(err)
+		}
+		s.round(driver, 1)
+		behind := s.now()
+		s.advance(time.Hour + time.Minute) // the replica that decides is ahead as well
+		for n := 10; n < 20; n++ {
+			devices[n] = s.isolate(devices[n])
+		}
+		s.advance(behind.Sub(s.now()))
+		s.round(driver, 3)
+		s.wantEvents(appraisetest.Product, audit.BreakerTripped, 2)
+		for n := 10; n < 20; n++ {
+			s.want(devices[n].ID, segment.Suspended, store.WaitingBreaker, fleet.Production)
+		}
+	})
+}

@@ -1,5 +1,7 @@
 // Package segment enforces where a device may be. The artifact door is the enforcement point that always holds: it
-// refuses what a device may not have and cuts open streams when that changes.
+// refuses what a device may not have and cuts open streams when that changes. Network points (the packages below) each
+// have a Driver, which brings them to where the orders in the database say and believes only what the network shows. A
+// Breaker holds mass quarantines back in the network, and never at the door.
 //
 // Trusted for availability and for the network segment; it cannot make a device install anything.
 package segment

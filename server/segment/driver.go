@@ -98,7 +98,8 @@ type try struct {
 	applied time.Time // the last Apply that the point took
 	failed  int       // attempts without success in a row
 	next    time.Time
-	walk    int // the walk that last saw the order
+	held    bool // by the breaker: it is asked again in every round, so that the order goes on as soon as a person lets it
+	walk    int  // the walk that last saw the order
 }
 
 // PointStatus is how a point was last found, by this process.
@@ -189,7 +190,7 @@ func (d *Driver) measure(ctx context.Context) error {
 		return nil
 	}
 	d.nextCount = d.now().Add(countEvery * d.pace.Every)
-	sums, err := Open(ctx, d.store, d.point.Name())
+	sums, err := CountOpen(ctx, d.store, d.point.Name())
 	if err != nil {
 		return err
 	}
@@ -204,8 +205,8 @@ type Counter interface {
 	OrderCounts(ctx context.Context, point string) ([]store.OrderCount, error)
 }
 
-// Open counts the open orders of a point by state.
-func Open(ctx context.Context, s Counter, point string) (map[State]int64, error) {
+// CountOpen counts the open orders of a point by state.
+func CountOpen(ctx context.Context, s Counter, point string) (map[State]int64, error) {
 	counts, err := s.OrderCounts(ctx, point)
 	if err != nil {
 		return nil, fmt.Errorf("cannot count orders: %w", err)
@@ -258,14 +259,22 @@ func (d *Driver) due(o store.Order, now time.Time) (*try, bool) {
 		d.tries[o.ID] = t
 	}
 	t.walk = d.walk
-	return t, !now.Before(t.next)
+	return t, t.held || !now.Before(t.next)
 }
 
 // later plans the next attempt; forget ends the tries of an order that is settled or superseded.
 func (d *Driver) later(t *try, after time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	t.next = d.now().Add(after)
+	t.next, t.held = d.now().Add(after), false
+}
+
+// hold leaves an order to the next round, because the breaker suspends it.
+func (d *Driver) hold(t *try) {
+	d.later(t, d.pace.Every)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	t.held = true
 }
 
 func (d *Driver) forget(id int64) {

@@ -50,8 +50,8 @@ func Relocate(ctx context.Context, s Movers, rules standing.Rules, change *store
 	return nil
 }
 
-// Witness reads and writes where devices were seen; contract as in package store.
-type Witness interface {
+// Sightings reads and writes where devices were seen; contract as in package store.
+type Sightings interface {
 	Movers
 	Addresses(ctx context.Context, device string) ([]store.Address, error)
 	Commit(ctx context.Context, change store.Change) error
@@ -60,7 +60,7 @@ type Witness interface {
 // Learner keeps the address that a device's last authenticated poll came from. It is opt-in: what a device shows depends
 // on where it polls from, and a NAT shows one address for many (Locate refuses that as a target).
 type Learner struct {
-	store   Witness
+	store   Sightings
 	rules   standing.Rules
 	now     func() time.Time
 	log     *slog.Logger
@@ -80,7 +80,7 @@ const (
 )
 
 // NewLearner joins the parts; wake is called when orders were written.
-func NewLearner(s Witness, rules standing.Rules, now func() time.Time, log *slog.Logger, wake func()) *Learner {
+func NewLearner(s Sightings, rules standing.Rules, now func() time.Time, log *slog.Logger, wake func()) *Learner {
 	return &Learner{store: s, rules: rules, now: now, log: log, wake: wake, last: map[string]netip.Addr{},
 		changes: limit.New(learnBurst, learnEvery, learnKeys)}
 }
@@ -101,7 +101,11 @@ func (l *Learner) Seen(ctx context.Context, device, peer string) {
 	if known {
 		return
 	}
-	if err := l.learn(ctx, device, address); err != nil {
+	err = l.learn(ctx, device, address)
+	if errors.Is(err, errUnclaimed) {
+		return
+	}
+	if err != nil {
 		l.log.WarnContext(ctx, "cannot keep the address of a device", "device", device, "error", err)
 		return
 	}
@@ -112,6 +116,9 @@ func (l *Learner) Seen(ctx context.Context, device, peer string) {
 	}
 	l.last[device] = address
 }
+
+// errUnclaimed: anybody with a TPM may be a pending device, and must not say what belongs to whom in the network.
+var errUnclaimed = errors.New("the device is not active")
 
 func (l *Learner) learn(ctx context.Context, device string, address netip.Addr) error {
 	rows, err := l.store.Addresses(ctx, device)
@@ -126,6 +133,13 @@ func (l *Learner) learn(ctx context.Context, device string, address netip.Addr) 
 	}
 	if slices.Equal(old, []string{address.String()}) {
 		return nil
+	}
+	d, err := l.store.Device(ctx, device)
+	if err != nil {
+		return fmt.Errorf("cannot load the device: %w", err)
+	}
+	if d.Lifecycle != fleet.Active {
+		return errUnclaimed
 	}
 	now := l.now()
 	if ok, _, _ := l.changes.Allow(device, now); !ok {

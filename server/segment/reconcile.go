@@ -24,8 +24,9 @@ func (r *round) reconcile(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot read the verified orders: %w", err)
 	}
+	end := d.now().Add(d.pace.Every)
 	for _, o := range page {
-		if !d.bucket.AllowN(d.now(), 1) {
+		if d.now().After(end) || !d.bucket.AllowN(d.now(), 1) {
 			return nil // goes on from here in the next round
 		}
 		select {

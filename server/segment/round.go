@@ -32,7 +32,8 @@ type breakerAnswer struct {
 }
 
 // pending tries the new orders first, then a stretch of the old ones, so that any number of orders that wait (no address,
-// the breaker, a switch that is off) never keeps another one back.
+// the breaker, a switch that is off) never keeps another one back. The stretch ends after a while, even where every try
+// takes its whole time: a new order waits for the tries that are under way, not for all of them.
 func (r *round) pending(ctx context.Context) error {
 	d := r.driver
 	for rows := 0; rows < roundRows; rows += pageSize {
@@ -48,6 +49,7 @@ func (r *round) pending(ctx context.Context) error {
 			break
 		}
 	}
+	end := d.now().Add(d.pace.Every)
 	for rows := 0; rows < roundRows; rows += pageSize {
 		page, err := d.store.PendingOrdersAfter(ctx, d.point.Name(), d.cursor, pageSize)
 		if err != nil {
@@ -56,6 +58,9 @@ func (r *round) pending(ctx context.Context) error {
 		for _, o := range page {
 			d.cursor = o.ID
 			r.try(ctx, o)
+			if d.now().After(end) {
+				return nil // the next round goes on from here
+			}
 		}
 		if len(page) < pageSize {
 			d.walked()
@@ -70,7 +75,7 @@ func (r *round) try(ctx context.Context, o store.Order) {
 	d := r.driver
 	now := d.now()
 	t, due := d.due(o, now)
-	if !due && o.Waiting != store.WaitingBreaker || ctx.Err() != nil {
+	if !due || ctx.Err() != nil {
 		return
 	}
 	suspended, err := r.suspended(ctx, o, t)
@@ -80,7 +85,7 @@ func (r *round) try(ctx context.Context, o store.Order) {
 		return
 	}
 	if suspended {
-		d.later(t, d.pace.Every)
+		d.hold(t)
 		d.settle(ctx, o, t, outcome{waiting: store.WaitingBreaker, detail: "the mass-quarantine breaker of the product has tripped: look, then 'cordonctl segment resume'"})
 		return
 	}

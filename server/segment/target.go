@@ -68,6 +68,15 @@ func Locate(device string, own, others []store.Address) (t Target, shared []stri
 	return t, slices.Compact(shared)
 }
 
+// Holds says whether a network point finds the device by this address, or link address, now.
+func Holds(ctx context.Context, places Places, device, address string) (bool, error) {
+	t, _, err := locate(ctx, places, device)
+	if err != nil {
+		return false, err
+	}
+	return slices.Contains(t.MACs, address) || slices.ContainsFunc(t.Addresses, func(a netip.Addr) bool { return a.String() == address }), nil
+}
+
 // Has says whether the target can be found by the selector.
 func (t Target) Has(s Selector) bool {
 	switch s {

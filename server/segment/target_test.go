@@ -191,3 +191,30 @@ func TestWanderingDeviceMakesRowsSlowly(t *testing.T) {
 		s.wantEvents(d.ID, audit.AddressLearned, 17)
 	})
 }
+
+// Anybody with a TPM may enroll and is pending until a person or the inventory claims the device. Where it polls from says
+// nothing about the fleet.
+func TestUnclaimedDeviceHasNoPlace(t *testing.T) {
+	onEach(t, func(t *testing.T, dsn string) {
+		s := newSite(t, dsn)
+		driver, l := s.driver(), s.learner()
+		a := s.admit(1)
+		s.locate(a.ID)
+		l.Seen(t.Context(), a.ID, "192.0.2.1:1")
+		a = s.isolate(a)
+		s.round(driver, 1)
+		s.want(a.ID, segment.Verified, "", fleet.Restricted)
+		stranger := s.admit(2)
+		s.locate(stranger.ID)
+		stranger.Lifecycle = fleet.Pending
+		stranger = s.close(stranger, nil, store.Change{})
+		l.Seen(t.Context(), stranger.ID, "192.0.2.1:2")
+		s.round(driver, 2)
+		s.want(a.ID, segment.Verified, "", fleet.Restricted)
+		s.wantEvents(stranger.ID, audit.AddressLearned, 0)
+		stranger.Lifecycle = fleet.Active
+		s.close(stranger, nil, store.Change{})
+		l.Seen(t.Context(), stranger.ID, "192.0.2.2:2") // claimed by now
+		s.wantEvents(stranger.ID, audit.AddressLearned, 1)
+	})
+}

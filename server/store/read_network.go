@@ -133,13 +133,13 @@ func (s *Store) UnorderedDevices(ctx context.Context, point, after string, limit
 		ORDER BY id LIMIT $3`, after, point, limitOf(limit))
 }
 
-// Tightened counts the product's active devices that orders after the time have taken out of production, and its active
-// devices.
+// Tightened counts the product's devices that orders after the time have taken out of production, those that were retired
+// among them, and its active devices.
 func (s *Store) Tightened(ctx context.Context, product string, after time.Time) (restricted, active int64, err error) {
 	type row struct{ restricted, active int64 }
 	r, err := readOne(ctx, s, "tightened devices", func(r *row) []any { return []any{&r.restricted, &r.active} },
 		`SELECT (SELECT count(DISTINCT orders.device) FROM orders JOIN devices ON devices.id = orders.device
-				WHERE orders.tightens AND NOT orders.superseded AND orders.at > $2 AND devices.product = $1 AND devices.lifecycle = 'active'),
+				WHERE orders.tightens AND NOT orders.superseded AND orders.at > $2 AND devices.product = $1),
 			(SELECT count(*) FROM devices WHERE product = $1 AND lifecycle = 'active')`, product, micros(after))
 	return r.restricted, r.active, err
 }

@@ -99,6 +99,12 @@ func ParseService(text string) (Service, error) {
 
 var tableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,30}$`)
 
+// serves says whether a recovery service is at the address. What belongs to all is no device's: an entry in the inventory, or
+// a poll through a gateway that hides its sender, must not take the road back away from everybody.
+func (c Config) serves(a netip.Addr) bool {
+	return slices.ContainsFunc(c.Recovery, func(s Service) bool { return s.Address.Addr() == a.Unmap().WithZone("") })
+}
+
 // checked returns the configuration with its defaults.
 func (c Config) checked() (Config, error) {
 	if c.Table == "" {

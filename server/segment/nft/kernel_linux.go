@@ -223,8 +223,11 @@ func (p *Point) take(st *state, s *nftables.Set, elements []nftables.SetElement)
 
 func takeMarks(st *state, elements []nftables.SetElement) error {
 	for _, e := range elements {
+		if len(e.Key) != 16 {
+			return fmt.Errorf("%w: cannot read an order in force: its key has %d bytes", segment.ErrUnreachable, len(e.Key))
+		}
 		m, err := markOf(e.Val)
-		if err != nil || len(e.Key) != 16 {
+		if err != nil {
 			return fmt.Errorf("%w: cannot read an order in force: %w", segment.ErrUnreachable, err)
 		}
 		st.marks[key(e.Key)] = m

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 
@@ -248,10 +249,13 @@ func (p *Point) Observe(ctx context.Context, t segment.Target) (segment.Observat
 	return o, nil
 }
 
-// lacking says that the target has nothing that this point finds a device by. Apply frees what it holds for the device all
-// the same.
+// lacking says that the target has nothing that this point finds a device by, or an address that is never restricted. Apply
+// frees what it holds for the device, or restricts its other addresses, all the same.
 func (p *Point) lacking(t segment.Target) error {
+	road := slices.IndexFunc(t.Addresses, p.cfg.serves)
 	switch {
+	case p.cfg.Family == FamilyInet && road >= 0:
+		return fmt.Errorf("%w: a recovery service is at %s: restricting that would cut every device off from it", segment.ErrRefused, t.Addresses[road])
 	case p.cfg.Family == FamilyInet && len(t.Addresses) == 0:
 		return fmt.Errorf("%w: an IP address is needed", segment.ErrNoAddress)
 	case p.cfg.Family == FamilyBridge && len(t.MACs) == 0:
@@ -269,7 +273,9 @@ func (p *Point) places(t segment.Target) ([]place, error) {
 			if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() {
 				return nil, fmt.Errorf("%w: cannot use the address %s", segment.ErrNoAddress, a)
 			}
-			places = append(places, placeOf(a.WithZone("")))
+			if !p.cfg.serves(a) {
+				places = append(places, placeOf(a.WithZone("")))
+			}
 		}
 	}
 	for _, text := range t.MACs {

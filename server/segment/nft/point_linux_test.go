@@ -3,8 +3,10 @@ package nft_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -305,4 +307,31 @@ func TestTableSurvivesSaveAndRestore(t *testing.T) {
 	}
 	w.apply(p, o)
 	w.seen(p, o.Target, fleet.Restricted, 7)
+}
+
+// A device that is listed, or was seen, at the address of the server itself must not cut every other one off from it.
+func TestRecoveryServiceIsNeverRestricted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false, "device", "neighbour", "server")
+	p := w.point(nil)
+	o := w.order("device", fleet.Restricted, 1)
+	own := o.Target.Addresses
+	server := w.hosts["server"].Address4
+	neighbour := at(w.hosts["neighbour"].Address4, portOther)
+	free := []probe{
+		{"a free device to the server", "neighbour", neighbour, at(server, portRoad), true, true},
+		{"a free device to another port", "neighbour", neighbour, at(server, portOther), true, true},
+	}
+	w.expect("before", free)
+	for epoch, addresses := range [][]netip.Addr{{server}, append(slices.Clone(own), server)} {
+		o.Epoch, o.Target.Addresses = int64(epoch)+1, addresses
+		if _, err := p.Apply(t.Context(), o); !errors.Is(err, segment.ErrRefused) {
+			t.Errorf("Apply: got %v, want ErrRefused", err)
+		}
+		if got, err := p.Observe(t.Context(), o.Target); !errors.Is(err, segment.ErrRefused) {
+			t.Errorf("Observe: got %+v, %v, want ErrRefused", got, err)
+		}
+		w.expect(fmt.Sprint("restricted at ", addresses), free)
+	}
+	w.seen(p, segment.Target{Device: o.Target.Device, Addresses: own}, fleet.Restricted, 2) // its own addresses are
 }

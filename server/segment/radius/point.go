@@ -108,6 +108,19 @@ func (p *Point) Listen(ctx context.Context) (net.Addr, error) {
 	return p.listener.conn.LocalAddr(), nil
 }
 
+// Close gives the socket for accounting back. Run does so when its context ends: Close is for a point that never ran.
+func (p *Point) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.listener == nil {
+		return nil
+	}
+	if err := p.listener.conn.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		return fmt.Errorf("cannot close the socket for accounting: %w", err)
+	}
+	return nil
+}
+
 // Run receives accounting until the context ends. Without accounting it only waits.
 func (p *Point) Run(ctx context.Context) error {
 	if _, err := p.Listen(ctx); err != nil {

@@ -6,7 +6,7 @@
 // device, the segment and the epoch, and that nothing but a well-formed answer over TLS for this very device counts. It
 // refuses redirects, plain HTTP, proxies from the environment and answers that do not end.
 //
-// What a receiver has to do, in this order, before it acts (operations.md says it for its authors):
+// What a receiver has to do, in this order, before it acts (conformance/docs/network.md says it for its authors):
 //  1. check webhook-signature over "<webhook-id>.<webhook-timestamp>.<body>" with the key of 'cordonctl segment points';
 //  2. refuse a webhook-timestamp more than five minutes away from its own clock;
 //  3. refuse a webhook-id that it has seen within those five minutes;
@@ -78,7 +78,7 @@ type Data struct {
 	Addresses   []netip.Addr  `json:"addresses,omitempty"`
 	MACs        []string      `json:"macs,omitempty"`
 	Segment     fleet.Segment `json:"segment,omitempty"` // "production" or "restricted"
-	Epoch       int64         `json:"epoch,omitempty"`
+	Epoch       int64         `json:"epoch,omitzero"`
 	RequestedAt *time.Time    `json:"requested_at,omitempty"`
 }
 

@@ -45,6 +45,20 @@ func order(epoch int64) segment.Order {
 	}
 }
 
+// A question names no segment and no order: its author would take a zero for an epoch.
+func TestAQuestionNamesNoOrder(t *testing.T) {
+	t.Parallel()
+	s := open(t)
+	if _, err := s.point.Observe(t.Context(), order(5).Target); err != nil {
+		t.Fatal(err)
+	}
+	for _, member := range []string{"epoch", "segment\"", "requested_at"} {
+		if bytes.Contains(s.last.body, []byte(member)) {
+			t.Errorf("the question has %s: %s", member, s.last.body)
+		}
+	}
+}
+
 // The receiver knows only the documented rules; what somebody on the way keeps, changes or makes up does not get through.
 func TestForgeriesAndReplaysAreRefusedByTheRules(t *testing.T) {
 	t.Parallel()
