@@ -54,14 +54,18 @@ type Expectation struct {
 	PCRs        map[string]digest.SHA256 `json:"pcrs,omitempty"`        // as replayed
 }
 
-// roots finds where the modules lie.
+// roots finds where the modules lie. Building does not fetch those that no package of ours imports, so they are asked for.
 func roots(t testing.TB) map[string]string {
 	t.Helper()
+	fetch := []string{"mod", "download"}
 	args := []string{"list", "-m", "-f", "{{.Path}}\t{{.Dir}}"}
 	for _, s := range sources {
 		if !slices.Contains(args, s.module) {
-			args = append(args, s.module)
+			args, fetch = append(args, s.module), append(fetch, s.module)
 		}
+	}
+	if out, err := exec.CommandContext(t.Context(), "go", fetch...).CombinedOutput(); err != nil {
+		t.Fatalf("cannot fetch the modules that ship logs: %v\n%s", err, out)
 	}
 	out, err := exec.CommandContext(t.Context(), "go", args...).Output()
 	if err != nil {
