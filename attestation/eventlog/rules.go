@@ -105,11 +105,13 @@ func hcrtmFirst(s *scan, e *measured) string {
 }
 
 func exitOrder(s *scan, e *measured) string {
-	text := string(e.Data)
-	if e.Type != TypeEFIAction || text != exitCalled && text != exitFailed && text != exitDone {
+	if e.Type != TypeEFIAction {
 		return ""
 	}
+	text := string(e.Data)
 	switch {
+	case text != exitCalled && text != exitFailed && text != exitDone:
+		return ""
 	case e.PCR != exitPCR:
 		return "ExitBootServices is measured into PCR 5"
 	case text == exitDone && !s.exiting: // EDK II reports a failure without the call before it
