@@ -139,7 +139,7 @@ func runServer(t *testing.T, config, env string) (log string, code int) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	cmd := exec.Command(filepath.Join(programs(t), "cordond"), "--config", config)
+	cmd := exec.Command(filepath.Join(programs.Dir(t), "cordond"), "--config", config)
 	cmd.Stdout, cmd.Stderr = f, f
 	cmd.Env = append(os.Environ(), env)
 	if err := cmd.Start(); err != nil {

@@ -2,7 +2,6 @@ package crash_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -20,31 +18,9 @@ import (
 	"github.com/cordon-ota/cordon/conformance/demo"
 )
 
-// built is the folder of the programs with their crash points, built once.
-var built = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "cordon-crash-")
-	if err != nil {
-		return "", err
-	}
-	return dir, demo.BuildTagged(context.Background(), dir, "cordon_crash")
-})
+var programs = demo.NewPrograms("cordon_crash")
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if dir, err := built(); err == nil {
-		os.RemoveAll(dir)
-	}
-	os.Exit(code)
-}
-
-func programs(t *testing.T) string {
-	t.Helper()
-	dir, err := built()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
+func TestMain(m *testing.M) { os.Exit(programs.Run(m)) }
 
 // slow keeps everything that happens by itself away: what dies, dies in the cycle that is played.
 const slow = `
@@ -70,7 +46,7 @@ type world struct {
 
 func newWorld(t *testing.T, book *ledger, c demo.StageConfig) *world {
 	t.Helper()
-	c.Bin = programs(t)
+	c.Bin = programs.Dir(t)
 	if c.Times == "" {
 		c.Times = slow
 	}
@@ -264,7 +240,7 @@ func TestReleaseBuildHasNoCrashPoints(t *testing.T) {
 			}
 		}
 	}
-	armed, err := os.ReadFile(filepath.Join(programs(t), "packages", "server"))
+	armed, err := os.ReadFile(filepath.Join(programs.Dir(t), "packages", "server"))
 	if err != nil {
 		t.Fatal(err)
 	}

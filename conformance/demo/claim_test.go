@@ -14,7 +14,7 @@ var claim = []string{"--product", "gateway", "--hardware-id", "board-a", "--prof
 // A device that enrolled before anybody claimed it learns what it is, and updates by itself.
 func TestDeviceThatIsApprovedLaterUpdates(t *testing.T) {
 	t.Parallel()
-	s := demo.NewStage(t, demo.StageConfig{Bin: programs(t)})
+	s := demo.NewStage(t, demo.StageConfig{Bin: programs.Dir(t)})
 	d := s.NewDevice("early", false)
 	if got := d.Agent(); !demo.Refused(got, reason.DevicePending, false) {
 		t.Errorf("before: %s", got)
@@ -29,7 +29,7 @@ func TestDeviceThatIsApprovedLaterUpdates(t *testing.T) {
 // A one-time token claims the TPM that presents it, once.
 func TestEnrollmentTokenClaimsOneDevice(t *testing.T) {
 	t.Parallel()
-	s := demo.NewStage(t, demo.StageConfig{Bin: programs(t)})
+	s := demo.NewStage(t, demo.StageConfig{Bin: programs.Dir(t)})
 	first, second := s.NewDevice("first", false), s.NewDevice("second", false)
 	s.Ctl("bob", append([]string{"enroll-token", "new", "--token-out", s.Path("enroll.token")}, claim...)...)
 	token := []string{"--token", s.Path("enroll.token"), "--once"}

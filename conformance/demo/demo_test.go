@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/cordon-ota/cordon/client/ctl/verify"
@@ -15,31 +14,9 @@ import (
 	"github.com/cordon-ota/cordon/conformance/demo"
 )
 
-// built is the folder of the programs, built once for all tests of this package.
-var built = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "cordon-programs-")
-	if err != nil {
-		return "", err
-	}
-	return dir, demo.Build(context.Background(), dir)
-})
+var programs = demo.NewPrograms("")
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if dir, err := built(); err == nil {
-		os.RemoveAll(dir)
-	}
-	os.Exit(code)
-}
-
-func programs(t *testing.T) string {
-	t.Helper()
-	dir, err := built()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
+func TestMain(m *testing.M) { os.Exit(programs.Run(m)) }
 
 // The whole story, on both databases.
 func TestStoryEndsWell(t *testing.T) {
@@ -49,7 +26,7 @@ func TestStoryEndsWell(t *testing.T) {
 			t.Parallel()
 			var out bytes.Buffer
 			dir := filepath.Join(t.TempDir(), "work")
-			summary, err := demo.Run(t.Context(), demo.Options{Dir: dir, Bin: programs(t), Postgres: parts.Postgres, S3: parts.S3, Out: &out, Log: t.Output()})
+			summary, err := demo.Run(t.Context(), demo.Options{Dir: dir, Bin: programs.Dir(t), Postgres: parts.Postgres, S3: parts.S3, Out: &out, Log: t.Output()})
 			if err != nil {
 				t.Fatalf("%v\n%s", err, out.String())
 			}
@@ -104,7 +81,7 @@ func TestFailedStepEndsTheStory(t *testing.T) {
 	t.Parallel()
 	bin := t.TempDir()
 	for _, name := range []string{"cordond", "cordon-sign", "cordon-agent"} {
-		if err := os.Symlink(filepath.Join(programs(t), name), filepath.Join(bin, name)); err != nil {
+		if err := os.Symlink(filepath.Join(programs.Dir(t), name), filepath.Join(bin, name)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -127,7 +104,7 @@ func TestFailedStepEndsTheStory(t *testing.T) {
 // An interrupt in the middle leaves nothing behind. Not parallel: the temporary folder is this test's own.
 func TestInterruptLeavesNothingBehind(t *testing.T) {
 	temp := t.TempDir()
-	bin := programs(t)
+	bin := programs.Dir(t)
 	t.Setenv("TMPDIR", temp)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -164,7 +141,7 @@ func TestFolderInUseIsRefused(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "mine"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := demo.Run(t.Context(), demo.Options{Dir: dir, Bin: programs(t), Out: t.Output(), Log: t.Output()})
+	_, err := demo.Run(t.Context(), demo.Options{Dir: dir, Bin: programs.Dir(t), Out: t.Output(), Log: t.Output()})
 	if !errors.Is(err, demo.ErrSetup) {
 		t.Errorf("got %v, want ErrSetup", err)
 	}

@@ -20,7 +20,7 @@ import (
 // Every mistake gets one clear message, the next step, and the right exit code.
 func TestCommandsExplainMistakes(t *testing.T) {
 	t.Parallel()
-	s := demo.NewStage(t, demo.StageConfig{Bin: programs(t)})
+	s := demo.NewStage(t, demo.StageConfig{Bin: programs.Dir(t)})
 	d := s.NewDevice("device", false)
 	write(t, s.Path("bad.toml"), "data_dir = \"x\"\npoll_interval = \"5m\"\n")
 	write(t, s.Path("far.toml"), "data_dir = \"elsewhere\"\ndatabase = \"postgres://nobody@127.0.0.1:1/none\"\n"+
@@ -67,7 +67,7 @@ func TestCommandsExplainMistakes(t *testing.T) {
 // Every refusal of the device API is a problem document with reason, request id and next step.
 func TestDeviceAPIRefusesBadInput(t *testing.T) {
 	t.Parallel()
-	s := demo.NewStage(t, demo.StageConfig{Bin: programs(t)})
+	s := demo.NewStage(t, demo.StageConfig{Bin: programs.Dir(t)})
 	d := s.Updated("device")
 	claims, err := json.Marshal(wire.Claims{Version: wire.ClaimsVersion, ImageRoot: 1, DirectorRoot: 1})
 	if err != nil {
@@ -124,7 +124,7 @@ func TestDeviceAPIRefusesBadInput(t *testing.T) {
 // The admin API refuses bad bodies before it looks at what they ask for.
 func TestAdminAPIRefusesBadInput(t *testing.T) {
 	t.Parallel()
-	s := demo.NewStage(t, demo.StageConfig{Bin: programs(t)})
+	s := demo.NewStage(t, demo.StageConfig{Bin: programs.Dir(t)})
 	for name, row := range map[string]struct {
 		body   string
 		status int
@@ -159,7 +159,7 @@ func TestDatabaseOutageIsNoVerdict(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(cluster) })
-	s := demo.NewStage(t, demo.StageConfig{Bin: programs(t), Postgres: cluster})
+	s := demo.NewStage(t, demo.StageConfig{Bin: programs.Dir(t), Postgres: cluster})
 	d := s.Updated("device")
 	s.Postgres().Kill()
 	if code, stderr := d.TryAgent(); code != 3 || !strings.Contains(stderr, "\nhint: ") {

@@ -32,7 +32,7 @@ enforce = "200ms"
 
 func TestDeviceOfflinePastItsLeaseReturnsByItself(t *testing.T) {
 	t.Parallel()
-	s := demo.NewStage(t, demo.StageConfig{Bin: programs(t), Times: short})
+	s := demo.NewStage(t, demo.StageConfig{Bin: programs.Dir(t), Times: short})
 	d := s.Updated("sleeper")
 	s.WaitFor("the lease to end", func() error {
 		if got := d.Seen().Standing; got != "stale" {
@@ -55,7 +55,7 @@ func TestDeviceOfflinePastItsLeaseReturnsByItself(t *testing.T) {
 // Whatever answer of a conversation is lost, the device completes its update with the next ones.
 func TestDeviceWhoseLastAnswerWasLostReturns(t *testing.T) {
 	t.Parallel()
-	s := demo.NewStage(t, demo.StageConfig{Bin: programs(t)})
+	s := demo.NewStage(t, demo.StageConfig{Bin: programs.Dir(t)})
 	d := s.NewDevice("unlucky", true)
 	release := "gateway/1.0"
 	lost := 0
@@ -109,7 +109,7 @@ func TestDeviceWhoseLastAnswerWasLostReturns(t *testing.T) {
 // The server loses power, so to speak: what it had acknowledged is there afterwards.
 func TestServerRestartChangesNothing(t *testing.T) {
 	t.Parallel()
-	s := demo.NewStage(t, demo.StageConfig{Bin: programs(t)})
+	s := demo.NewStage(t, demo.StageConfig{Bin: programs.Dir(t)})
 	d := s.Updated("patient")
 	s.StopServer()
 	if code, stderr := d.TryAgent(); code != 3 || !strings.Contains(stderr, "hint: ") {
@@ -129,7 +129,7 @@ func TestServerRestartChangesNothing(t *testing.T) {
 // nothing and knows the same roots.
 func TestEditedStateDirectoryChangesNothingThatIsTrusted(t *testing.T) {
 	t.Parallel()
-	s := demo.NewStage(t, demo.StageConfig{Bin: programs(t)})
+	s := demo.NewStage(t, demo.StageConfig{Bin: programs.Dir(t)})
 	d, other := s.Updated("victim"), s.Updated("other")
 	before := believes(t, d)
 	for _, name := range stateFiles(t, d) {
@@ -165,7 +165,7 @@ func TestEditedStateDirectoryChangesNothingThatIsTrusted(t *testing.T) {
 // A root that the holders did not sign is not taken from the state directory.
 func TestForgedRootInTheStateDirectoryIsNotTaken(t *testing.T) {
 	t.Parallel()
-	s := demo.NewStage(t, demo.StageConfig{Bin: programs(t)})
+	s := demo.NewStage(t, demo.StageConfig{Bin: programs.Dir(t)})
 	d := s.Updated("victim")
 	before := believes(t, d)
 	b, err := os.ReadFile(s.Path("trust.json"))
@@ -233,7 +233,7 @@ func unharmed(t *testing.T, d *demo.Device, before client.Status, edit string) {
 
 func TestUnclaimedTPMGetsNothing(t *testing.T) {
 	t.Parallel()
-	s := demo.NewStage(t, demo.StageConfig{Bin: programs(t)})
+	s := demo.NewStage(t, demo.StageConfig{Bin: programs.Dir(t)})
 	d := s.NewDevice("unclaimed", false)
 	for range 2 {
 		got := d.Agent()
@@ -258,7 +258,7 @@ func TestUnclaimedTPMGetsNothing(t *testing.T) {
 // One person holds a release, and nobody gets it; two people end the hold.
 func TestHeldReleaseIsNotInstalled(t *testing.T) {
 	t.Parallel()
-	s := demo.NewStage(t, demo.StageConfig{Bin: programs(t)})
+	s := demo.NewStage(t, demo.StageConfig{Bin: programs.Dir(t)})
 	d := s.Updated("waiting")
 	s.Publish("1.1")
 	s.Ctl("bob", "release", "hold", "gateway/1.1", "--detail", "a customer reports a fault")

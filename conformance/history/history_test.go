@@ -3,7 +3,6 @@ package history_test
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/pem"
@@ -25,27 +24,9 @@ import (
 	"github.com/cordon-ota/cordon/conformance/demo"
 )
 
-// bin is the folder of the programs, built once.
-var bin string
+var programs = demo.NewPrograms("")
 
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "cordon-history-")
-	if err == nil {
-		bin = dir
-		err = demo.Build(context.Background(), dir)
-	}
-	code := 1
-	if err == nil {
-		code = m.Run()
-	} else {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(programs.Run(m)) }
 
 // place is a server with a log that two witnesses watch.
 type place struct {
@@ -58,7 +39,7 @@ type place struct {
 // watched starts the server, makes two witnesses, and lets the holders name them.
 func watched(t *testing.T) *place {
 	t.Helper()
-	p := &place{Stage: demo.NewStage(t, demo.StageConfig{Bin: bin}), t: t}
+	p := &place{Stage: demo.NewStage(t, demo.StageConfig{Bin: programs.Dir(t)}), t: t}
 	p.logKey = p.statusLogKey()
 	args := []string{"log", "set", "--dir", "ceremony", "--log-key", p.logKey, "--quorum", "2"}
 	for _, name := range []string{"north", "south"} {
@@ -146,7 +127,7 @@ var listens = regexp.MustCompile(`listens on (http://\S+)`)
 // witness starts a witness as its operator does.
 func (p *place) witness(name string) string {
 	p.t.Helper()
-	cmd := exec.CommandContext(p.t.Context(), filepath.Join(bin, "cordonctl"), "witness", "run", "--log-key", p.logKey,
+	cmd := exec.CommandContext(p.t.Context(), filepath.Join(programs.Dir(p.t), "cordonctl"), "witness", "run", "--log-key", p.logKey,
 		"--key-file", p.Path(name+".key"), "--state", p.Path(name), "--listen", "127.0.0.1:0")
 	stderr, err := cmd.StderrPipe()
 	if err != nil {

@@ -1,10 +1,8 @@
 package interop_test
 
 import (
-	"context"
 	"encoding/pem"
 	"flag"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,27 +19,13 @@ import (
 	"github.com/cordon-ota/cordon/conformance/parts"
 )
 
-// built builds the programs once for all tests of this package, and returns their folder.
-var built func() (string, error)
+var programs = demo.NewPrograms("")
 
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "cordon-programs-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	built = sync.OnceValues(func() (string, error) { return dir, demo.Build(context.Background(), dir) })
-	code := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(programs.Run(m)) }
 
 func newStage(t *testing.T, c demo.StageConfig) *demo.Stage {
 	t.Helper()
-	var err error
-	if c.Bin, err = built(); err != nil {
-		t.Fatal(err)
-	}
+	c.Bin = programs.Dir(t)
 	return demo.NewStage(t, c)
 }
 

@@ -1,10 +1,8 @@
 package keyless_test
 
 import (
-	"context"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/cordon-ota/cordon/conformance/demo"
@@ -12,31 +10,9 @@ import (
 	"github.com/cordon-ota/cordon/conformance/parts"
 )
 
-// built is the folder of the programs, built once for all tests of this package.
-var built = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "cordon-programs-")
-	if err != nil {
-		return "", err
-	}
-	return dir, demo.Build(context.Background(), dir)
-})
+var programs = demo.NewPrograms("")
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if dir, err := built(); err == nil {
-		os.RemoveAll(dir)
-	}
-	os.Exit(code)
-}
-
-func programs(t *testing.T) string {
-	t.Helper()
-	dir, err := built()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
+func TestMain(m *testing.M) { os.Exit(programs.Run(m)) }
 
 // The whole road: GitHub's job publishes without a key, a device installs it; then the Sigstore is gone, and everything
 // that was signed goes on: on devices, on the server after a restart, and for an auditor.
@@ -44,7 +20,7 @@ func TestKeylessRoad(t *testing.T) {
 	t.Parallel()
 	sigstore := parts.TestSigstoreWith(t, parts.SigstoreConfig{})
 	job := parts.Job{}
-	s := keyless.New(t, keyless.Config{Bin: programs(t), Sigstore: sigstore, Policies: map[string]string{
+	s := keyless.New(t, keyless.Config{Bin: programs.Dir(t), Sigstore: sigstore, Policies: map[string]string{
 		keyless.Product: keyless.Publisher("github", sigstore.OIDC.GitHub.Identity(job)),
 	}})
 	env := sigstore.OIDC.ActionsEnvironment(job)

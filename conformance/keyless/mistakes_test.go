@@ -27,7 +27,7 @@ func TestEveryMistakeHasItsMessage(t *testing.T) {
 	for i, m := range mistakes {
 		policies[productOf(i)] = keyless.Publisher("ci", m.Expect)
 	}
-	s := keyless.New(t, keyless.Config{Bin: programs(t), Sigstore: sigstore, Policies: policies})
+	s := keyless.New(t, keyless.Config{Bin: programs.Dir(t), Sigstore: sigstore, Policies: policies})
 	s.Write("app.img", "an image")
 	t.Run("token", func(t *testing.T) { tokenMistakes(t, s, sigstore) })
 	for i, m := range mistakes {
@@ -121,7 +121,7 @@ func TestKeyAndKeylessTogether(t *testing.T) {
 	t.Parallel()
 	sigstore := parts.TestSigstore(t)
 	gitLab := sigstore.OIDC.GitLab.Identity(parts.Job{Ref: "refs/heads/main"})
-	s := keyless.New(t, keyless.Config{Bin: programs(t), Sigstore: sigstore, Policies: map[string]string{
+	s := keyless.New(t, keyless.Config{Bin: programs.Dir(t), Sigstore: sigstore, Policies: map[string]string{
 		keyless.Product: "threshold = 2\n" + keyless.Publisher("gitlab", gitLab) + "[[publisher]]\nname = \"vendor\"\nkey_file = \"publisher.pub.pem\"\n",
 	}})
 	component := s.Component(keyless.Factory)

@@ -43,7 +43,7 @@ var release = parts.Job{Ref: "refs/heads/release"}
 // newPipelineStage knows three publishers: both CI systems' jobs on their branch, and a key.
 func newPipelineStage(t *testing.T, sigstore *parts.Sigstore) *keyless.Stage {
 	t.Helper()
-	s := keyless.New(t, keyless.Config{Bin: programs(t), Sigstore: sigstore, Policies: map[string]string{
+	s := keyless.New(t, keyless.Config{Bin: programs.Dir(t), Sigstore: sigstore, Policies: map[string]string{
 		keyless.Product: keyless.Publisher("github", sigstore.OIDC.GitHub.Identity(release)) + keyless.Publisher("gitlab", sigstore.OIDC.GitLab.Identity(release)) +
 			"[[publisher]]\nname = \"vendor\"\nkey_file = \"publisher.pub.pem\"\n",
 	}})

@@ -81,13 +81,19 @@ var testS3 = sync.OnceValues(func() (*S3, error) {
 // TestS3 returns an S3 server that all tests of the process share, and the name of an empty bucket of this test's own.
 func TestS3(t testing.TB) (server *S3, bucket string) {
 	t.Helper()
-	server, err := testS3()
+	return bucketOn(t, "StartS3", testS3)
+}
+
+// bucketOn makes an empty bucket on a shared server. what names the start of the server.
+func bucketOn(t testing.TB, what string, start func() (*S3, error)) (*S3, string) {
+	t.Helper()
+	server, err := start()
 	if err != nil {
-		t.Fatalf("StartS3: %v", err)
+		t.Fatalf("%s: %v", what, err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
-	bucket, err = server.NewBucket(ctx)
+	bucket, err := server.NewBucket(ctx)
 	if err != nil {
 		t.Fatalf("NewBucket: %v", err)
 	}
@@ -105,17 +111,7 @@ var testMinIO = sync.OnceValues(func() (*S3, error) {
 // 'just test-interop'.
 func TestMinIO(t testing.TB) (server *S3, bucket string) {
 	t.Helper()
-	server, err := testMinIO()
-	if err != nil {
-		t.Fatalf("StartMinIO: %v", err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
-	defer cancel()
-	bucket, err = server.NewBucket(ctx)
-	if err != nil {
-		t.Fatalf("NewBucket: %v", err)
-	}
-	return server, bucket
+	return bucketOn(t, "StartMinIO", testMinIO)
 }
 
 // testSigstore is the one Sigstore of a test process. It stops, and its folder goes, when the process ends.

@@ -14,7 +14,7 @@ import (
 // killAt starts cordond, kills it with SIGKILL when it prints a line that begins with text, and reports whether it did.
 func killAt(t *testing.T, s *demo.Stage, text string, args ...string) bool {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "cordond"), args...)
+	cmd := exec.CommandContext(t.Context(), filepath.Join(programs.Dir(t), "cordond"), args...)
 	cmd.Dir, cmd.Env = s.Path(), []string{"HOME=" + s.Path("home"), "TMPDIR=" + s.Path("tmp")}
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
@@ -39,7 +39,7 @@ func killAt(t *testing.T, s *demo.Stage, text string, args ...string) bool {
 // command again comes through.
 func TestKilledBackupAndRestore(t *testing.T) {
 	t.Parallel()
-	s := demo.NewStage(t, demo.StageConfig{Bin: bin})
+	s := demo.NewStage(t, demo.StageConfig{Bin: programs.Dir(t)})
 	d := s.Updated("device")
 	config, backups := s.Path("cordond.toml"), s.Path("backups")
 	for _, step := range []string{"rows of appraisals", "rows of metadata", "releases"} {
@@ -96,7 +96,7 @@ func files(t *testing.T, dir, pattern string) []string {
 // The commands explain mistakes, and refuse what is not a backup.
 func TestBackupCommandsExplainMistakes(t *testing.T) {
 	t.Parallel()
-	s := demo.NewStage(t, demo.StageConfig{Bin: bin})
+	s := demo.NewStage(t, demo.StageConfig{Bin: programs.Dir(t)})
 	config := s.Path("cordond.toml")
 	for name, row := range map[string]struct {
 		args []string

@@ -1,7 +1,6 @@
 package restore_test
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"regexp"
@@ -14,27 +13,9 @@ import (
 	"github.com/cordon-ota/cordon/conformance/restore"
 )
 
-// bin is the folder of the programs, built once.
-var bin string
+var programs = demo.NewPrograms("")
 
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "cordon-restore-")
-	if err == nil {
-		bin = dir
-		err = demo.Build(context.Background(), dir)
-	}
-	code := 1
-	if err == nil {
-		code = m.Run()
-	} else {
-		fmt.Fprintln(os.Stderr, err)
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(programs.Run(m)) }
 
 // A server with devices in every state is backed up, lives on, and is destroyed. The one that is made out of the backup
 // takes every device on from where that device is, on the same engine and on the other one.
@@ -51,7 +32,7 @@ func TestEveryDeviceGoesOnAfterARestore(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cfg := demo.StageConfig{Bin: bin, S3: c.s3}
+			cfg := demo.StageConfig{Bin: programs.Dir(t), S3: c.s3}
 			if c.postgres {
 				cfg.Postgres = openFolder(t)
 			}

@@ -1,13 +1,11 @@
 package segment_test
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -16,22 +14,9 @@ import (
 	"github.com/cordon-ota/cordon/conformance/parts"
 )
 
-// built is the folder of the programs, built once.
-var built = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "cordon-segment-")
-	if err != nil {
-		return "", err
-	}
-	return dir, demo.Build(context.Background(), dir)
-})
+var programs = demo.NewPrograms("")
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if dir, err := built(); err == nil {
-		os.RemoveAll(dir)
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { os.Exit(programs.Run(m)) }
 
 // Ports of the server in the network.
 const (
@@ -66,12 +51,8 @@ func (w *world) recovery() netip.AddrPort {
 // device that has proven 1.0 from its own namespace.
 func (w *world) start(points string) {
 	w.t.Helper()
-	dir, err := built()
-	if err != nil {
-		w.t.Fatal(err)
-	}
 	w.stage = demo.NewStage(w.t, demo.StageConfig{
-		Bin:   dir,
+		Bin:   programs.Dir(w.t),
 		Names: []string{"127.0.0.1", "localhost", w.host("server").Address4.String()},
 		Listen: func() (net.Listener, error) {
 			return w.host("server").Listen(w.t.Context(), w.recovery().String())

@@ -33,7 +33,7 @@ import (
 	"github.com/cordon-ota/cordon/server/store"
 )
 
-// system is a server's state in a real database and store, with the day of a verifytest.World in it.
+// system is a server's state in its own database and store, with the day of a verifytest.World in it.
 type system struct {
 	w     *verifytest.World
 	store *store.Store

@@ -118,7 +118,7 @@ type Result struct {
 	Blobs    int      // removed
 	Bytes    int64    // of them
 	Uploads  int      // unfinished ones that were thrown away
-	Retained int      // blobs that a lock of the store keeps for now
+	Retained int      // blobs that the store's object lock keeps until it ends
 	More     bool     // the round reached a bound; the next one goes on
 }
 
