@@ -56,7 +56,23 @@ const (
 func Appraise(in Input) (Verdict, error) { return appraise(in, rules[:]) }
 
 func appraise(in Input, rules []rule) (Verdict, error) {
-	a := &appraisal{in: in}
+	return (&appraisal{in: in}).judge(rules, forgetful{})
+}
+
+// memory is where judge finds what it has affirmed before; see Cache.
+type memory interface {
+	recall(in *Input) (matched int, ok bool)
+	remember(in *Input, matched int)
+}
+
+// forgetful is the memory of Appraise.
+type forgetful struct{}
+
+func (forgetful) recall(*Input) (int, bool) { return 0, false }
+func (forgetful) remember(*Input, int)      {}
+
+func (a *appraisal) judge(rules []rule, known memory) (Verdict, error) {
+	in := &a.in
 	if !a.run(rules, stageInput) {
 		return Verdict{}, a.undecided
 	}
@@ -66,13 +82,33 @@ func appraise(in Input, rules []rule) (Verdict, error) {
 		return Verdict{}, a.undecided
 	}
 	verdict.NewBoot = authentic && in.Last != nil && !a.quote.Clock.SameBoot(in.Last.Clock)
-	if !authentic || !a.run(rules, stageState) || a.matched == nil {
+	if !authentic || !a.state(rules, known) || a.matched == nil {
 		verdict.Findings = a.findings
 		return verdict, nil
 	}
 	verdict.Outcome, verdict.Release, verdict.Recovery = Affirmed, a.matched.Release, a.matched.Recovery
 	verdict.Accepted = &Accepted{Clock: a.quote.Clock, Firmware: a.quote.Firmware, PCRs: bootPCRs(in.Evidence.PCRs)}
 	return verdict, nil
+}
+
+// state judges what the device booted and reports whether it passed. What is known already, or is asked, depends on
+// nothing but the values that were quoted, the log, and what the device is held to.
+func (a *appraisal) state(rules []rule, known memory) bool {
+	constant := a.run(rules, stageBoot)
+	if i, ok := known.recall(&a.in); ok {
+		a.matched = &a.in.Expected[i]
+		return constant
+	}
+	b := &appraisal{findings: a.findings, in: Input{
+		Evidence: Evidence{PCRs: a.in.Evidence.PCRs, LogDigest: a.in.Evidence.LogDigest}, Log: a.in.Log,
+		Expected: a.in.Expected, Superseded: a.in.Superseded, Baseline: a.in.Baseline, Policy: a.in.Policy,
+	}}
+	passed := b.run(rules, stageState) && constant
+	a.findings, a.matched = b.findings, b.matched
+	if passed && a.matched != nil {
+		known.remember(&a.in, b.matchedAt)
+	}
+	return passed
 }
 
 // Marshal writes v; the same Verdict always gives the same bytes.
@@ -90,16 +126,19 @@ type appraisal struct {
 	undecided error // the verifier's side is unusable; ends everything
 	findings  []Finding
 
-	key       identity.Public // the registered attestation key
-	keyErr    error
-	quote     quote.Attest
-	quoteErr  error
-	quoted    map[int]digest.SHA256 // the values that the Evidence lists
+	required uint32          // the PCRs that the decision depends on, one bit each
+	key      identity.Public // the registered attestation key
+	keyErr   error
+	quote    quote.Attest
+	quoteErr error
+
+	quoted    map[int]digest.SHA256 // the values that the Evidence lists; second stage only
 	log       eventlog.Log
 	logErr    error
-	replayed  map[int]digest.SHA256
+	reading   *eventlog.Reading
 	unclear   bool         // the log does not explain the quote
 	matched   *Expectation // the first one that matches
+	matchedAt int          // its place in Expected
 	nearest   []reference.Difference
 	nearestTo string // the release that nearest is about
 }

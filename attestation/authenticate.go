@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/bits"
 	"slices"
 
 	"github.com/cordon-ota/cordon/attestation/digest"
@@ -82,10 +83,6 @@ func (a *appraisal) keyHierarchy() bool {
 
 func (a *appraisal) prepareQuote() bool {
 	a.quote, a.quoteErr = quote.ParseQuote(a.in.Evidence.Quote)
-	a.quoted = make(map[int]digest.SHA256, len(a.in.Evidence.PCRs))
-	for _, p := range a.in.Evidence.PCRs {
-		a.quoted[p.Index] = p.Value
-	}
 	return true
 }
 
@@ -178,10 +175,9 @@ func (a *appraisal) quoteBank() bool {
 
 // pcrRequired is the second half of V-37.
 func (a *appraisal) pcrRequired() bool {
-	for _, pcr := range requiredPCRs(a.in) {
-		if a.quote.Selection&(1<<pcr) == 0 {
-			a.add(Finding{Reason: reason.PCRBankWeak, Detail: fmt.Sprintf("PCR %d is required and was not quoted", pcr), PCR: &pcr})
-		}
+	for missing := a.required &^ a.quote.Selection; missing != 0; missing &= missing - 1 {
+		pcr := bits.TrailingZeros32(missing)
+		a.add(Finding{Reason: reason.PCRBankWeak, Detail: fmt.Sprintf("PCR %d is required and was not quoted", pcr), PCR: &pcr})
 	}
 	return true
 }
@@ -201,7 +197,7 @@ func (a *appraisal) pcrListed() bool {
 
 // pcrDigest is V-38.
 func (a *appraisal) pcrDigest() bool {
-	values := make([]digest.SHA256, 0, len(a.in.Evidence.PCRs))
+	values := make([]digest.SHA256, 0, highestPCR+1)
 	for _, p := range a.in.Evidence.PCRs {
 		values = append(values, p.Value)
 	}
@@ -216,10 +212,11 @@ func (a *appraisal) pcrDigest() bool {
 
 // pcrExtended finds a bank that is allocated but not used (V-39).
 func (a *appraisal) pcrExtended() bool {
-	for _, pcr := range requiredPCRs(a.in) {
-		if value, ok := a.quoted[pcr]; ok && pcr <= lastFirmwarePCR && neverExtended(value) {
+	for _, p := range a.in.Evidence.PCRs {
+		if a.required&(1<<p.Index) != 0 && p.Index <= lastFirmwarePCR && neverExtended(p.Value) {
+			pcr := p.Index
 			a.add(Finding{Reason: reason.PCRBankWeak, Detail: fmt.Sprintf("the firmware has not measured anything into PCR %d", pcr),
-				Seen: value.String(), PCR: &pcr})
+				Seen: p.Value.String(), PCR: &pcr})
 		}
 	}
 	return true
@@ -227,5 +224,6 @@ func (a *appraisal) pcrExtended() bool {
 
 // neverExtended reports whether v is a reset value.
 func neverExtended(v digest.SHA256) bool {
-	return bytes.Count(v[:], []byte{0x00}) == len(v) || bytes.Count(v[:], []byte{0xff}) == len(v)
+	same := func(b byte) bool { return bytes.Count(v[:], []byte{b}) == len(v) }
+	return same(0x00) || same(0xff)
 }

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"encoding/base64"
 	"errors"
+	"math"
+	"reflect"
 	"strings"
 	"testing"
 
+	"github.com/go-json-experiment/json"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cordon-ota/cordon/attestation"
@@ -47,6 +50,61 @@ func TestDigestIgnoresTheLogOnly(t *testing.T) {
 	if got := attestation.DigestEvidence(e); got == want {
 		t.Error("another log digest gives the same digest")
 	}
+}
+
+// marshalled is what DigestEvidence is defined by.
+func marshalled(t *testing.T, e attestation.Evidence) digest.SHA256 {
+	t.Helper()
+	e.Log = nil
+	b, err := json.Marshal(e, json.Deterministic(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return digest.Of(b)
+}
+
+// Records name Evidence by the digest of its JSON. A field that is added to Evidence has to be written there as well.
+func TestDigestIsThatOfTheJSON(t *testing.T) {
+	t.Parallel()
+	large := goodEvidence()
+	large.Quote, large.Signature = bytes.Repeat([]byte{0xfb, 0xff}, 3000), make([]byte, 1)
+	for range 100 {
+		large.PCRs = append(large.PCRs, large.PCRs[0])
+	}
+	whole := reflect.New(reflect.TypeFor[attestation.Evidence]()).Elem()
+	for i := range whole.NumField() {
+		switch f := whole.Field(i); f.Kind() {
+		case reflect.Int:
+			f.SetInt(-7)
+		case reflect.Slice:
+			f.Set(reflect.MakeSlice(f.Type(), 2, 2))
+		}
+	}
+	for name, e := range map[string]attestation.Evidence{
+		"genuine": goodEvidence(), "empty": {}, "large": large, "every field": whole.Interface().(attestation.Evidence),
+		"negative": {Version: math.MinInt, PCRs: []attestation.PCR{{Index: math.MaxInt}, {Index: -1}}},
+	} {
+		if got, want := attestation.DigestEvidence(e), marshalled(t, e); got != want {
+			t.Errorf("%s: got %s, want %s", name, got, want)
+		}
+	}
+}
+
+func FuzzDigestEvidence(f *testing.F) {
+	good := goodEvidence()
+	f.Add(1, good.Quote, good.Signature, 0, good.PCRs[0].Value[:], good.LogDigest[:], uint8(24))
+	f.Fuzz(func(t *testing.T, version int, quote, signature []byte, index int, value, log []byte, registers uint8) {
+		e := attestation.Evidence{Version: version, Quote: quote, Signature: signature}
+		copy(e.LogDigest[:], log)
+		for i := range int(registers) {
+			p := attestation.PCR{Index: index + i}
+			copy(p.Value[:], value)
+			e.PCRs = append(e.PCRs, p)
+		}
+		if got, want := attestation.DigestEvidence(e), marshalled(t, e); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	})
 }
 
 func TestRefusesEvidence(t *testing.T) {

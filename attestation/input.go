@@ -2,6 +2,7 @@ package attestation
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 
 	"github.com/cordon-ota/cordon/attestation/reference"
@@ -75,16 +76,18 @@ func (a *appraisal) inputPlatform() bool {
 }
 
 func (a *appraisal) inputValues() bool {
-	for _, e := range slices.Concat(a.in.Expected, a.in.Superseded) {
-		if e.Release == "" || len(e.Values.PCRs) == 0 {
-			return a.giveUp("release %q has no Reference Values", e.Release)
+	for _, list := range [...][]Expectation{a.in.Expected, a.in.Superseded} {
+		for i := range list {
+			if e := &list[i]; e.Release == "" || len(e.Values.PCRs) == 0 {
+				return a.giveUp("release %q has no Reference Values", e.Release)
+			}
 		}
 	}
 	return true
 }
 
 func (a *appraisal) inputRegisters() bool {
-	for _, pcr := range requiredPCRs(a.in) {
+	for pcr := range requiredPCRs(&a.in) {
 		if pcr < 0 || pcr > highestPCR {
 			return a.giveUp("there is no PCR %d", pcr)
 		}
@@ -92,18 +95,34 @@ func (a *appraisal) inputRegisters() bool {
 	return true
 }
 
-// requiredPCRs is every PCR that the decision depends on, rising. What a Reference Value or the Baseline names counts
-// too, PCR 7 of Secure Boot among them: a PCR that was not quoted is a weak quote, never a wrong state.
-func requiredPCRs(in Input) []int {
-	required := slices.Clone(in.Policy.RequiredPCRs)
-	for _, p := range in.Baseline.PCRs {
-		required = append(required, p.Index)
+func (a *appraisal) prepareRequired() bool {
+	for pcr := range requiredPCRs(&a.in) {
+		a.required |= 1 << pcr
 	}
-	for _, e := range in.Expected {
-		for _, p := range e.Values.PCRs {
-			required = append(required, p.Index)
+	return true
+}
+
+// requiredPCRs is every PCR that the decision depends on, in any order. What a Reference Value or the Baseline names
+// counts too, PCR 7 of Secure Boot among them: a PCR that was not quoted is a weak quote, never a wrong state.
+func requiredPCRs(in *Input) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for _, pcr := range in.Policy.RequiredPCRs {
+			if !yield(pcr) {
+				return
+			}
+		}
+		for i := range in.Baseline.PCRs {
+			if !yield(in.Baseline.PCRs[i].Index) {
+				return
+			}
+		}
+		for i := range in.Expected {
+			named := in.Expected[i].Values.PCRs
+			for j := range named {
+				if !yield(named[j].Index) {
+					return
+				}
+			}
 		}
 	}
-	slices.Sort(required)
-	return slices.Compact(required)
 }

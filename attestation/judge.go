@@ -26,7 +26,13 @@ func bootPCR(pcr int) bool { return pcr >= 0 && pcr <= 13 && pcr != imaPCR }
 func closedPCR(pcr int) bool { return pcr >= 0 && pcr <= lastStaticPCR && pcr != imaPCR }
 
 func bootPCRs(pcrs []PCR) []PCR {
-	return slices.DeleteFunc(slices.Clone(pcrs), func(p PCR) bool { return !bootPCR(p.Index) })
+	out := make([]PCR, 0, len(DefaultRequiredPCRs)+1)
+	for _, p := range pcrs {
+		if bootPCR(p.Index) {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // The rules of this file ask what the device booted. They run on authentic, fresh Evidence only, so their findings may
@@ -40,11 +46,13 @@ func (a *appraisal) bootConstant() bool {
 		return true
 	}
 	for _, before := range last.PCRs {
-		now, ok := a.quoted[before.Index]
-		if ok && bootPCR(before.Index) && now != before.Value {
-			a.add(Finding{Reason: reason.PCRMismatch, Detail: fmt.Sprintf("PCR %d changed without a reboot", before.Index),
-				Expected: before.Value.String(), Seen: now.String(), PCR: &before.Index})
+		i := slices.IndexFunc(a.in.Evidence.PCRs, func(p PCR) bool { return p.Index == before.Index })
+		if i < 0 || !bootPCR(before.Index) || a.in.Evidence.PCRs[i].Value == before.Value {
+			continue
 		}
+		pcr := before.Index
+		a.add(Finding{Reason: reason.PCRMismatch, Detail: fmt.Sprintf("PCR %d changed without a reboot", pcr),
+			Expected: before.Value.String(), Seen: a.in.Evidence.PCRs[i].Value.String(), PCR: &pcr})
 	}
 	return true
 }
@@ -78,7 +86,12 @@ func (a *appraisal) logDigest() bool {
 
 func (a *appraisal) prepareLog() bool {
 	a.log, a.logErr = eventlog.Parse(a.in.Log)
-	a.replayed = a.log.Replay()
+	reading := a.log.Read()
+	a.reading = &reading
+	a.quoted = make(map[int]digest.SHA256, len(a.in.Evidence.PCRs))
+	for _, p := range a.in.Evidence.PCRs {
+		a.quoted[p.Index] = p.Value
+	}
 	return true
 }
 
@@ -101,11 +114,10 @@ func (a *appraisal) logForm() bool {
 
 // logReplay is the first half of closure (V-62): a PCR with events has the replayed value.
 func (a *appraisal) logReplay() bool {
-	for pcr := range highestPCR + 1 {
-		seen, ok := a.quoted[pcr]
-		want, hasEvents := a.replayed[pcr]
-		if ok && hasEvents && closedPCR(pcr) && seen != want {
-			a.unexplained(pcr, want, seen, "the events of PCR %d do not lead to the quoted value")
+	for _, p := range a.in.Evidence.PCRs {
+		want, hasEvents := a.reading.Replayed.Value(p.Index)
+		if hasEvents && closedPCR(p.Index) && p.Value != want {
+			a.unexplained(p.Index, want, p.Value, "the events of PCR %d do not lead to the quoted value")
 		}
 	}
 	return true
@@ -113,11 +125,10 @@ func (a *appraisal) logReplay() bool {
 
 // logClosure is the other half: a PCR without events has its reset value.
 func (a *appraisal) logClosure() bool {
-	for pcr := range highestPCR + 1 {
-		seen, ok := a.quoted[pcr]
-		_, hasEvents := a.replayed[pcr]
-		if want := eventlog.ResetValue(pcr); ok && !hasEvents && closedPCR(pcr) && seen != want {
-			a.unexplained(pcr, want, seen, "the log has no event for PCR %d, but something was measured into it")
+	for _, p := range a.in.Evidence.PCRs {
+		_, hasEvents := a.reading.Replayed.Value(p.Index)
+		if want := eventlog.ResetValue(p.Index); !hasEvents && closedPCR(p.Index) && p.Value != want {
+			a.unexplained(p.Index, want, p.Value, "the log has no event for PCR %d, but something was measured into it")
 		}
 	}
 	return true
@@ -131,7 +142,7 @@ func (a *appraisal) unexplained(pcr int, want, seen digest.SHA256, detail string
 // logGrammar refuses a log that contradicts itself or the specification (V-64, V-66, V-68). The TPM hashes neither types
 // nor the order between registers, so such a log can lead to the quoted values.
 func (a *appraisal) logGrammar() bool {
-	for _, v := range a.log.Violations() {
+	for _, v := range a.reading.Violations {
 		if a.vouched(v.PCR) {
 			a.unclear = true
 			a.departure(reason.EventlogMismatch, v)
@@ -143,7 +154,7 @@ func (a *appraisal) logGrammar() bool {
 // logProfile refuses a log that firmware of a PC Client does not write (V-65, V-66). It is no proof of an attack, so it
 // holds and does not quarantine.
 func (a *appraisal) logProfile() bool {
-	for _, v := range a.log.Departures() {
+	for _, v := range a.reading.Departures {
 		if a.vouched(v.PCR) {
 			a.departure(reason.EventlogUnexplained, v)
 		}
@@ -163,7 +174,7 @@ func (a *appraisal) departure(r reason.Reason, v eventlog.Violation) {
 func (a *appraisal) onlyExplained() bool { return !a.unclear }
 
 // proven reports whether the quote vouches for e: it was extended into a quoted PCR that the log explains.
-func (a *appraisal) proven(e eventlog.Event) bool {
+func (a *appraisal) proven(e *eventlog.Event) bool {
 	return a.vouched(e.PCR) && e.Extends()
 }
 
@@ -191,10 +202,11 @@ func (a *appraisal) revoked() bool {
 	if len(a.in.Policy.RevokedBoot) == 0 {
 		return true
 	}
-	for _, e := range a.log.Events {
-		if a.proven(e) && slices.Contains(a.in.Policy.RevokedBoot, e.Digest) {
+	for i := range a.log.Events {
+		e := &a.log.Events[i]
+		if slices.Contains(a.in.Policy.RevokedBoot, e.Digest) && a.proven(e) {
 			a.add(Finding{Reason: reason.ComponentRevoked, Detail: "the device booted a component that was withdrawn: " + e.Explain(),
-				Seen: e.Digest.String(), PCR: &e.PCR, Event: &e.Index})
+				Seen: e.Digest.String(), PCR: new(e.PCR), Event: new(e.Index)})
 		}
 	}
 	return true
@@ -209,10 +221,11 @@ func (a *appraisal) baseline() bool {
 
 // prepareMatch finds the first Expectation that matches, or the one that is nearest.
 func (a *appraisal) prepareMatch() bool {
-	for i, e := range a.in.Expected {
+	for i := range a.in.Expected {
+		e := &a.in.Expected[i]
 		differences := e.Values.Match(a.log, a.quoted)
 		if len(differences) == 0 {
-			a.matched = &a.in.Expected[i]
+			a.matched, a.matchedAt = e, i
 			return true
 		}
 		if i == 0 || len(differences) < len(a.nearest) {

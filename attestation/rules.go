@@ -1,11 +1,13 @@
 package attestation
 
-// stage orders the rules: a stage is judged only when the one before it found nothing.
+// stage orders the rules: a stage is judged only when the one before it found nothing, but what stageBoot finds does not
+// keep stageState from being judged.
 type stage int
 
 const (
 	stageInput     stage = iota // is the verifier's own side complete? What fails here is an error
 	stageAuthentic              // is the Evidence authentic and fresh? Reasons with the effect retry or hold only
+	stageBoot                   // did anything change behind the firmware's back? May quarantine
 	stageState                  // what did the device boot? May quarantine
 )
 
@@ -31,6 +33,7 @@ var rules = [...]rule{
 	{"input-platform", stageInput, "the baseline names PCRs 0, 2, 3 and 7", (*appraisal).inputPlatform},
 	{"input-values", stageInput, "every release has a name and Reference Values", (*appraisal).inputValues},
 	{"input-registers", stageInput, "every required PCR exists", (*appraisal).inputRegisters},
+	{"", stageInput, "", (*appraisal).prepareRequired},
 
 	{"evidence-version", stageAuthentic, "the Evidence has a known version", form(checkVersion)},
 	{"evidence-size", stageAuthentic, "quote, signature and log keep their limits", form(checkSizes)},
@@ -57,7 +60,8 @@ var rules = [...]rule{
 	{"pcr-digest", stageAuthentic, "the listed PCR values are those that were quoted", (*appraisal).pcrDigest},
 	{"pcr-extended", stageAuthentic, "the firmware has measured into each of its PCRs", (*appraisal).pcrExtended},
 
-	{"boot-constant", stageState, "no boot PCR changed within one boot", (*appraisal).bootConstant},
+	{"boot-constant", stageBoot, "no boot PCR changed within one boot", (*appraisal).bootConstant},
+
 	{"log-present", stageState, "the verifier has the event log", (*appraisal).logPresent},
 	{"log-size", stageState, "the event log keeps its limit", (*appraisal).logSize},
 	{"log-digest", stageState, "the event log is the one that the quote commits to", (*appraisal).logDigest},

@@ -22,8 +22,11 @@ func (l Log) SecureBoot() (on, known bool) {
 			known = known && e.Digest == separatorOK
 			return on && known, known
 		}
+		if e.Type != TypeEFIVariableConfig {
+			continue
+		}
 		v, ok := parseVariable(e.Data)
-		if e.Type != TypeEFIVariableConfig || !ok || v.Name != "SecureBoot" || v.GUID != efiGlobal {
+		if !ok || v.Name != "SecureBoot" || v.GUID != efiGlobal {
 			continue
 		}
 		if known || !v.Exact || len(v.Data) > 1 || digest.Of(e.Data) != e.Digest {
@@ -45,7 +48,7 @@ func (l Log) SecureBoot() (on, known bool) {
 // firmware handed over (retyping an event leaves its digest alone).
 func (l Log) Disagreements() []int {
 	var out []int
-	for _, v := range l.check(agreementRules()) {
+	for _, v := range l.check(agreementRules[:]) {
 		if len(out) == 0 || out[len(out)-1] != v.Event {
 			out = append(out, v.Event)
 		}

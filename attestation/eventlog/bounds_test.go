@@ -214,7 +214,15 @@ func FuzzEvent(f *testing.F) {
 			}
 		}
 		l := eventlog.Log{Events: []eventlog.Event{{}, e}}
-		l.Violations()
-		l.Departures()
+		wantOnePass(t, l)
+		broken := names(l.Violations())
+		image := e.Type == eventlog.TypeEFIApplication || e.Type == eventlog.TypeEFIBootDriver || e.Type == eventlog.TypeEFIRuntimeDriver
+		if _, ok := e.Image(); image && ok == slices.Contains(broken, "image-form") {
+			t.Fatalf("an image that can be read (%t), and breaks %v", ok, broken)
+		}
+		table := e.Type == eventlog.TypeEFIGPT || e.Type == eventlog.TypeEFIGPT2
+		if _, ok := e.PartitionTable(); table && ok == slices.Contains(broken, "partition-table-form") {
+			t.Fatalf("a partition table that can be read (%t), and breaks %v", ok, broken)
+		}
 	})
 }

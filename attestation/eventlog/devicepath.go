@@ -24,26 +24,54 @@ const (
 
 // parsePaths reads device paths that follow each other. No bytes are no path; otherwise every node lies inside b, and b
 // ends with the node that ends the last path.
-func parsePaths(b []byte) ([][]PathNode, bool) {
-	var paths [][]PathNode
+func parsePaths(b []byte) (paths [][]PathNode, ok bool) {
+	count, ok := countPaths(b)
+	if !ok {
+		return nil, false
+	}
 	var path []PathNode
-	for nodes := 0; len(b) > 0; nodes++ {
-		if len(b) < 4 || nodes == maxNodes {
-			return nil, false
-		}
-		n := int(binary.LittleEndian.Uint16(b[2:]))
-		if n < 4 || n > len(b) {
-			return nil, false
-		}
-		if b[0] == nodeEnd && b[1] == endOfPath {
+	for len(paths) < count {
+		n, rest, _ := cutNode(b)
+		if n.endsPath() {
 			paths, path = append(paths, path), nil
 		} else {
-			path = append(path, PathNode{Type: b[0], Subtype: b[1], Data: b[4:n]})
+			path = append(path, n)
 		}
-		b = b[n:]
+		b = rest
 	}
-	return paths, len(path) == 0
+	return paths, true
 }
+
+// countPaths reports how many device paths b is, and whether it is nothing else. It allocates nothing.
+func countPaths(b []byte) (paths int, ok bool) {
+	open := false // the path has not ended
+	for nodes := 0; len(b) > 0; nodes++ {
+		n, rest, ok := cutNode(b)
+		if !ok || nodes == maxNodes {
+			return 0, false
+		}
+		if open = !n.endsPath(); !open {
+			paths++
+		}
+		b = rest
+	}
+	return paths, !open
+}
+
+// cutNode cuts the first node off b; ok is false when b does not hold as much as the node states.
+func cutNode(b []byte) (n PathNode, rest []byte, ok bool) {
+	const header = 4
+	if len(b) < header {
+		return PathNode{}, nil, false
+	}
+	size := int(binary.LittleEndian.Uint16(b[2:]))
+	if size < header || size > len(b) {
+		return PathNode{}, nil, false
+	}
+	return PathNode{Type: b[0], Subtype: b[1], Data: b[header:size]}, b[size:], true
+}
+
+func (n PathNode) endsPath() bool { return n.Type == nodeEnd && n.Subtype == endOfPath }
 
 // knownGUIDs are GUIDs in device paths that stand for something a reader knows.
 var knownGUIDs = map[string]string{

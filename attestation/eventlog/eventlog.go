@@ -64,23 +64,47 @@ func (e Event) Extends() bool { return e.Type != TypeNoAction }
 // Replay computes the value of every PCR that the log has an extended event for. A dynamic launch sets the registers 17
 // to 22 to zeros before anything is measured into them, so events there start from zeros.
 func (l Log) Replay() map[int]digest.SHA256 {
-	var value [MaxPCR + 1]digest.SHA256
-	var used [MaxPCR + 1]bool
-	value[0][digest.Size-1] = l.Locality
-	for _, e := range l.Events {
-		if !e.Extends() || e.PCR < 0 || e.PCR > MaxPCR {
-			continue
+	r := l.registers()
+	for i := range l.Events {
+		if e := &l.Events[i]; e.counts() {
+			r.extend(e)
 		}
-		used[e.PCR] = true
-		value[e.PCR] = Extend(value[e.PCR], e.Digest)
 	}
 	out := make(map[int]digest.SHA256)
-	for pcr, u := range used {
-		if u {
-			out[pcr] = value[pcr]
+	for pcr := range MaxPCR + 1 {
+		if value, ok := r.Value(pcr); ok {
+			out[pcr] = value
 		}
 	}
 	return out
+}
+
+// counts reports whether e changed a register that exists.
+func (e *Event) counts() bool { return e.Extends() && e.PCR >= 0 && e.PCR <= MaxPCR }
+
+// Replayed holds where the events of a log lead.
+type Replayed struct {
+	value [MaxPCR + 1]digest.SHA256
+	used  [MaxPCR + 1]bool
+}
+
+// registers are those of a machine that has just started as l says.
+func (l Log) registers() (r Replayed) {
+	r.value[0][digest.Size-1] = l.Locality
+	return r
+}
+
+func (r *Replayed) extend(e *Event) {
+	r.used[e.PCR] = true
+	r.value[e.PCR] = Extend(r.value[e.PCR], e.Digest)
+}
+
+// Value is what the log leads to in one register; ok is false when the log has no extended event for it.
+func (r *Replayed) Value(pcr int) (value digest.SHA256, ok bool) {
+	if pcr < 0 || pcr > MaxPCR || !r.used[pcr] {
+		return digest.SHA256{}, false
+	}
+	return r.value[pcr], true
 }
 
 // Extend returns the value of a PCR with value v after d was extended into it.

@@ -7,8 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/eventlog"
+	"github.com/cordon-ota/cordon/attestation/eventlog/eventlogtest"
 	"github.com/cordon-ota/cordon/attestation/evidencetest"
 )
 
@@ -278,6 +281,36 @@ func TestLoadersMayMeasureWhatTheyDocument(t *testing.T) {
 		i := slices.IndexFunc(l.Events, func(e eventlog.Event) bool { return e.Digest == c.event.Digest })
 		if text := l.Events[i].Explain(); !strings.Contains(text, c.says) {
 			t.Errorf("%s: explained as %q", c.name, text)
+		}
+	}
+}
+
+// wantOnePass compares what one pass shows with what the questions show that are asked one by one.
+func wantOnePass(t *testing.T, l eventlog.Log) {
+	t.Helper()
+	got, replay := l.Read(), l.Replay()
+	if diff := cmp.Diff(l.Violations(), got.Violations); diff != "" {
+		t.Errorf("violations: %s", diff)
+	}
+	if diff := cmp.Diff(l.Departures(), got.Departures); diff != "" {
+		t.Errorf("departures: %s", diff)
+	}
+	for pcr := -1; pcr <= eventlog.MaxPCR+1; pcr++ {
+		want, measured := replay[pcr]
+		if value, ok := got.Replayed.Value(pcr); ok != measured || value != want {
+			t.Errorf("PCR %d: got %s, %t, want %s, %t", pcr, value, ok, want, measured)
+		}
+	}
+}
+
+func TestOnePassShowsEverything(t *testing.T) {
+	t.Parallel()
+	for _, a := range attacks() {
+		wantOnePass(t, attacked(t, a))
+	}
+	for _, raw := range eventlogtest.All(t) {
+		if l, err := eventlog.Parse(raw.Bytes); err == nil {
+			wantOnePass(t, l)
 		}
 	}
 }

@@ -85,7 +85,7 @@ func (r *reader) done() bool { return r.off == len(r.b) }
 // Parse reads a whole log. It returns ErrTooLarge for one beyond the limits, ErrFormat for a log of a TPM 1.2, and
 // ErrMalformed for everything else that is not a crypto-agile log with a SHA-256 digest in each event. The result
 // shares memory with b.
-func Parse(b []byte) (Log, error) { return parse(b, noteRules()) }
+func Parse(b []byte) (Log, error) { return parse(b, noteRules[:]) }
 
 // parse is Parse with the rules for EV_NO_ACTION given.
 func parse(b []byte, rules []noteRule) (Log, error) {
@@ -97,7 +97,7 @@ func parse(b []byte, rules []noteRule) (Log, error) {
 	if err != nil {
 		return Log{}, err
 	}
-	p := parser{r: r, banks: banks, rules: rules, log: Log{Events: append(make([]Event, 0, 64), header)}}
+	p := parser{r: r, banks: banks, rules: rules, log: Log{Events: append(make([]Event, 0, roomFor(len(b))), header)}}
 	for !r.done() {
 		if len(p.log.Events) == MaxEvents {
 			return Log{}, fmt.Errorf("%w: more than %d events", ErrTooLarge, MaxEvents)
@@ -108,6 +108,10 @@ func parse(b []byte, rules []noteRule) (Log, error) {
 	}
 	return p.log, nil
 }
+
+// roomFor is how many events are made room for at first: genuine logs have one for some 400 bytes. It is never more than
+// a part of the bytes that are there.
+func roomFor(size int) int { return min(MaxEvents, 16+size/256) }
 
 // parser holds what the events of one log depend on.
 type parser struct {
@@ -208,23 +212,21 @@ const minReference = 16 + 4 + 16
 
 // noteRules are the rules for EV_NO_ACTION (V-61). Such an event extends nothing, so without them an attacker retypes the
 // events that he wants to hide.
-func noteRules() []noteRule {
-	return []noteRule{
-		{"note-digest", "EV_NO_ACTION with a digest", func(n note) bool { return n.Digest.IsZero() }},
-		{"note-signature", "EV_NO_ACTION with an unknown signature", func(n note) bool { return n.locality || n.reference() }},
-		{"note-pcr", "EV_NO_ACTION for a PCR other than 0", func(n note) bool { return n.PCR == 0 }},
-		{"reference-length", "a reference to the vendor's measurements that is cut short", func(n note) bool {
-			return !n.reference() || len(n.Data) >= minReference
-		}},
-		{"locality-length", "a startup locality with a wrong length", func(n note) bool {
-			return !n.locality || len(n.Data) == len(sigLocality)+1
-		}},
-		{"locality-value", "a startup locality other than 0, 3 and 4", func(n note) bool {
-			return !n.locality || n.value() == 0 || n.value() == 3 || n.value() == 4
-		}},
-		{"locality-once", "a second startup locality", func(n note) bool { return !n.locality || !n.again }},
-		{"locality-first", "a startup locality after the first measurement into PCR 0", func(n note) bool { return !n.locality || !n.measured }},
-	}
+var noteRules = [...]noteRule{
+	{"note-digest", "EV_NO_ACTION with a digest", func(n note) bool { return n.Digest.IsZero() }},
+	{"note-signature", "EV_NO_ACTION with an unknown signature", func(n note) bool { return n.locality || n.reference() }},
+	{"note-pcr", "EV_NO_ACTION for a PCR other than 0", func(n note) bool { return n.PCR == 0 }},
+	{"reference-length", "a reference to the vendor's measurements that is cut short", func(n note) bool {
+		return !n.reference() || len(n.Data) >= minReference
+	}},
+	{"locality-length", "a startup locality with a wrong length", func(n note) bool {
+		return !n.locality || len(n.Data) == len(sigLocality)+1
+	}},
+	{"locality-value", "a startup locality other than 0, 3 and 4", func(n note) bool {
+		return !n.locality || n.value() == 0 || n.value() == 3 || n.value() == 4
+	}},
+	{"locality-once", "a second startup locality", func(n note) bool { return !n.locality || !n.again }},
+	{"locality-first", "a startup locality after the first measurement into PCR 0", func(n note) bool { return !n.locality || !n.measured }},
 }
 
 // reference reports whether n says where the vendor publishes reference measurements.

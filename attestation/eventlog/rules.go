@@ -8,50 +8,44 @@ import (
 	"github.com/cordon-ota/cordon/attestation/digest"
 )
 
-// rules are the rows behind Violations.
-func rules() []rule { return append(structureRules(), agreementRules()...) }
+// violationRules are the rows behind Violations. Nothing changes them, nor the tables below.
+var violationRules = slices.Concat(structureRules[:], agreementRules[:])
 
 // structureRules say what may stand where, and how often (V-66, V-68).
-func structureRules() []rule {
-	return []rule{
-		{name: "separator-once", demands: "a register of 0 to 7 has one separator", event: separatorOnce},
-		{name: "after-separator", demands: "after its separator a register of 0 to 7 gets only events of the types that are listed for it", event: afterSeparator},
-		{name: "type-in-pcr", demands: "a type stands only in the registers that the specification gives it", event: typeInPCR},
-		{name: "key-variable-once", demands: "SecureBoot, PK, KEK, db and dbx are measured once", event: keyVariableOnce},
-		{name: "key-variable-pcr", demands: "SecureBoot, PK, KEK, db and dbx are configuration of PCR 7 only", event: keyVariablePCR},
-		{name: "hcrtm-first", demands: "H-CRTM is the first measurement into PCR 0", event: hcrtmFirst},
-		{name: "exit-order", demands: "ExitBootServices is successful only after it was called, and both are said in PCR 5", event: exitOrder},
-		{name: "after-exit", demands: "no register of 0 to 7 changes after ExitBootServices", event: afterExit},
-		{name: "variable-form", demands: "a firmware variable has the lengths that it states", event: variableForm},
-		{name: "signature-list-form", demands: "PK, KEK, db and dbx hold whole signature lists", event: signatureListForm},
-		{name: "image-form", demands: "a loaded image has a description and a whole device path", event: imageForm},
-		{name: "partition-table-form", demands: "a partition table holds as many partitions as it states", event: partitionTableForm},
-	}
+var structureRules = [...]rule{
+	{name: "separator-once", demands: "a register of 0 to 7 has one separator", event: separatorOnce},
+	{name: "after-separator", demands: "after its separator a register of 0 to 7 gets only events of the types that are listed for it", event: afterSeparator},
+	{name: "type-in-pcr", demands: "a type stands only in the registers that the specification gives it", event: typeInPCR},
+	{name: "key-variable-once", demands: "SecureBoot, PK, KEK, db and dbx are measured once", event: keyVariableOnce},
+	{name: "key-variable-pcr", demands: "SecureBoot, PK, KEK, db and dbx are configuration of PCR 7 only", event: keyVariablePCR},
+	{name: "hcrtm-first", demands: "H-CRTM is the first measurement into PCR 0", event: hcrtmFirst},
+	{name: "exit-order", demands: "ExitBootServices is successful only after it was called, and both are said in PCR 5", event: exitOrder},
+	{name: "after-exit", demands: "no register of 0 to 7 changes after ExitBootServices", event: afterExit},
+	{name: "variable-form", demands: "a firmware variable has the lengths that it states", event: variableForm},
+	{name: "signature-list-form", demands: "PK, KEK, db and dbx hold whole signature lists", event: signatureListForm},
+	{name: "image-form", demands: "a loaded image has a description and a whole device path", event: imageForm},
+	{name: "partition-table-form", demands: "a partition table holds as many partitions as it states", event: partitionTableForm},
 }
 
 // agreementRules are the rows behind Disagreements: what was measured against what the log says (V-64).
-func agreementRules() []rule {
-	return []rule{
-		{name: "separator-digest", demands: "a separator measures 00000000 or FFFFFFFF in PCR 0 to 7, and its data elsewhere", event: disagrees(separatorAgrees, TypeSeparator)},
-		{name: "separator-hidden", demands: "no other event has the digest of a separator", event: separatorHidden},
-		{name: "action-digest", demands: "an action measures its text", event: disagrees(hashesData, TypeAction, TypeEFIAction)},
-		{name: "configuration-digest", demands: "a variable that configures the firmware is measured whole", event: disagrees(hashesData, TypeEFIVariableConfig)},
-		{name: "partition-table-digest", demands: "a partition table is measured whole", event: disagrees(hashesData, TypeEFIGPT, TypeEFIGPT2)},
-		{name: "boot-variable-digest", demands: "a boot variable is measured whole, or its value is", event: disagrees(bootVariableAgrees, TypeEFIVariableBoot, TypeEFIVariableBoot2)},
-		{name: "authority-digest", demands: "an authority is measured whole", event: disagrees(authorityAgrees, TypeEFIAuthority)},
-		{name: "grub-text-digest", demands: "what GRUB says that it ran is what it measured", event: disagrees(grubAgrees, TypeIPL)},
-	}
+var agreementRules = [...]rule{
+	{name: "separator-digest", demands: "a separator measures 00000000 or FFFFFFFF in PCR 0 to 7, and its data elsewhere", event: disagrees(separatorAgrees, TypeSeparator)},
+	{name: "separator-hidden", demands: "no other event has the digest of a separator", event: separatorHidden},
+	{name: "action-digest", demands: "an action measures its text", event: disagrees(hashesData, TypeAction, TypeEFIAction)},
+	{name: "configuration-digest", demands: "a variable that configures the firmware is measured whole", event: disagrees(hashesData, TypeEFIVariableConfig)},
+	{name: "partition-table-digest", demands: "a partition table is measured whole", event: disagrees(hashesData, TypeEFIGPT, TypeEFIGPT2)},
+	{name: "boot-variable-digest", demands: "a boot variable is measured whole, or its value is", event: disagrees(bootVariableAgrees, TypeEFIVariableBoot, TypeEFIVariableBoot2)},
+	{name: "authority-digest", demands: "an authority is measured whole", event: disagrees(authorityAgrees, TypeEFIAuthority)},
+	{name: "grub-text-digest", demands: "what GRUB says that it ran is what it measured", event: disagrees(grubAgrees, TypeIPL)},
 }
 
 // profileRules are the rows behind Departures.
-func profileRules() []rule {
-	return []rule{
-		{name: "unknown-type", demands: "no register of 0 to 15 has an event of a type that the specification does not list", event: unknownType},
-		{name: "scrtm-first", demands: "PCR 0 starts with the version, the contents or the H-CRTM of the firmware's root of trust", event: scrtmFirst},
-		{name: "scrtm-missing", demands: "PCR 0 holds the version or the H-CRTM of the firmware's root of trust", end: scrtmMissing},
-		{name: "separator-missing", demands: "each register of 0 to 7 has its separator", end: separatorMissing},
-		{name: "key-variable-missing", demands: "SecureBoot, PK, KEK, db and dbx are all measured into PCR 7", end: keyVariableMissing},
-	}
+var profileRules = [...]rule{
+	{name: "unknown-type", demands: "no register of 0 to 15 has an event of a type that the specification does not list", event: unknownType},
+	{name: "scrtm-first", demands: "PCR 0 starts with the version, the contents or the H-CRTM of the firmware's root of trust", event: scrtmFirst},
+	{name: "scrtm-missing", demands: "PCR 0 holds the version or the H-CRTM of the firmware's root of trust", end: scrtmMissing},
+	{name: "separator-missing", demands: "each register of 0 to 7 has its separator", end: separatorMissing},
+	{name: "key-variable-missing", demands: "SecureBoot, PK, KEK, db and dbx are all measured into PCR 7", end: keyVariableMissing},
 }
 
 func separatorOnce(s *scan, e *measured) string {
@@ -156,7 +150,7 @@ func imageForm(_ *scan, e *measured) string {
 	default:
 		return ""
 	}
-	if _, ok := e.Image(); ok {
+	if _, ok := e.imagePaths(); ok {
 		return ""
 	}
 	return "the description of the image or its device path cannot be read"
@@ -166,7 +160,7 @@ func partitionTableForm(_ *scan, e *measured) string {
 	if e.Type != TypeEFIGPT && e.Type != TypeEFIGPT2 {
 		return ""
 	}
-	if _, ok := e.PartitionTable(); ok {
+	if _, ok := e.partitions(); ok {
 		return ""
 	}
 	return "the partition table cannot be read"
@@ -182,21 +176,21 @@ func disagrees(agrees func(*measured) bool, of ...uint32) func(*scan, *measured)
 	}
 }
 
-func hashesData(e *measured) bool { return e.hash == e.Digest }
+func hashesData(e *measured) bool { return e.hash() == e.Digest }
 
 // separatorAgrees lets loaders use separators of their own in their registers: Windows measures "WBCL" into 12 to 14.
 func separatorAgrees(e *measured) bool {
-	return e.hash == e.Digest && (e.PCR > lastFirmwarePCR || e.Digest == separatorOK || e.Digest == separatorError)
+	return e.hash() == e.Digest && (e.PCR > lastFirmwarePCR || e.Digest == separatorOK || e.Digest == separatorError)
 }
 
 // bootVariableAgrees: firmware measures the variable's value alone (EDK II) or the whole structure (early OVMF).
 func bootVariableAgrees(e *measured) bool {
-	return e.hash == e.Digest || e.hasVariable && digest.Of(e.variable.Data) == e.Digest
+	return e.hash() == e.Digest || e.hasVariable && digest.Of(e.variable.Data) == e.Digest
 }
 
 // authorityAgrees: early versions of shim logged six bytes too many and left the last of them out of the digest.
 func authorityAgrees(e *measured) bool {
-	return e.hash == e.Digest || e.hasVariable && !e.variable.Exact && digest.Of(e.Data[:len(e.Data)-1]) == e.Digest
+	return e.hash() == e.Digest || e.hasVariable && !e.variable.Exact && digest.Of(e.Data[:len(e.Data)-1]) == e.Digest
 }
 
 // grubAgrees: what follows the prefix was hashed, without the zero byte at its end or, by older versions, with it.

@@ -47,11 +47,30 @@ func printable(b []byte) bool {
 
 // fromUTF16 decodes little-endian UTF-16; an odd last byte is dropped.
 func fromUTF16(b []byte) string {
+	if text, ok := asciiUTF16(b); ok {
+		return text
+	}
 	units := make([]uint16, len(b)/2)
 	for i := range units {
 		units[i] = binary.LittleEndian.Uint16(b[2*i:])
 	}
 	return string(utf16.Decode(units))
+}
+
+// asciiUTF16 decodes what is short and ASCII, as nearly all names are, with one allocation.
+func asciiUTF16(b []byte) (string, bool) {
+	var text [64]byte
+	n := len(b) / 2
+	if n > len(text) {
+		return "", false
+	}
+	for i := range n {
+		if b[2*i] > unicode.MaxASCII || b[2*i+1] != 0 {
+			return "", false
+		}
+		text[i] = b[2*i]
+	}
+	return string(text[:n]), true
 }
 
 // cutUTF16 returns the text up to the first zero unit and the bytes after it.

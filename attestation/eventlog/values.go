@@ -89,25 +89,32 @@ type Image struct {
 
 // Image reads the image that e is about; ok is false for other types, and when lengths or device path do not fit.
 func (e Event) Image() (i Image, ok bool) {
-	const fixed = 32
-	if e.Type != TypeEFIApplication && e.Type != TypeEFIBootDriver && e.Type != TypeEFIRuntimeDriver || len(e.Data) < fixed {
+	paths, ok := e.imagePaths()
+	if !ok {
 		return Image{}, false
 	}
 	i.Address = binary.LittleEndian.Uint64(e.Data)
 	i.Size = binary.LittleEndian.Uint64(e.Data[8:])
 	i.LinkAddress = binary.LittleEndian.Uint64(e.Data[16:])
-	n := binary.LittleEndian.Uint64(e.Data[24:])
-	if n > uint64(len(e.Data)-fixed) {
-		return Image{}, false
-	}
-	paths, ok := parsePaths(e.Data[fixed : fixed+n])
-	if !ok || len(paths) > 1 {
-		return Image{}, false
-	}
-	if len(paths) == 1 {
-		i.Path = paths[0]
+	if parsed, _ := parsePaths(paths); len(parsed) == 1 {
+		i.Path = parsed[0]
 	}
 	return i, true
+}
+
+// imagePaths cuts the device path out of an image's description: none, or one. It allocates nothing.
+func (e Event) imagePaths() (b []byte, ok bool) {
+	const fixed = 32
+	if e.Type != TypeEFIApplication && e.Type != TypeEFIBootDriver && e.Type != TypeEFIRuntimeDriver || len(e.Data) < fixed {
+		return nil, false
+	}
+	n := binary.LittleEndian.Uint64(e.Data[24:])
+	if n > uint64(len(e.Data)-fixed) {
+		return nil, false
+	}
+	b = e.Data[fixed : fixed+n]
+	count, ok := countPaths(b)
+	return b, ok && count <= 1
 }
 
 // PartitionTable is UEFI_GPT_DATA (section 10.2.7).
@@ -126,24 +133,35 @@ type Partition struct {
 // PartitionTable reads the table that e is about; ok is false for other types, for data that is no table, and for a
 // number of partitions that the data does not hold.
 func (e Event) PartitionTable() (t PartitionTable, ok bool) {
-	const header, entry = 92, 128
-	b := e.Data
-	if e.Type != TypeEFIGPT && e.Type != TypeEFIGPT2 || len(b) < header+8 || string(b[:8]) != "EFI PART" {
+	entries, ok := e.partitions()
+	if !ok {
 		return PartitionTable{}, false
 	}
-	copy(t.Disk[:], b[56:])
-	count := binary.LittleEndian.Uint64(b[header:])
-	rest := b[header+8:]
-	if count > uint64(len(rest)/entry) {
-		return PartitionTable{}, false
-	}
-	for p := range int(count) {
-		b := rest[p*entry : (p+1)*entry]
+	copy(t.Disk[:], e.Data[56:])
+	for ; len(entries) > 0; entries = entries[partitionEntry:] {
+		b := entries[:partitionEntry]
 		one := Partition{Type: GUID(b), ID: GUID(b[16:]), First: binary.LittleEndian.Uint64(b[32:]), Last: binary.LittleEndian.Uint64(b[40:])}
 		one.Name, _ = cutUTF16(b[56:])
 		t.Partitions = append(t.Partitions, one)
 	}
 	return t, true
+}
+
+// partitionEntry is the length of one entry of a partition table.
+const partitionEntry = 128
+
+// partitions cuts the entries out of a partition table: as many as it states. It allocates nothing.
+func (e Event) partitions() (entries []byte, ok bool) {
+	const header = 92
+	b := e.Data
+	if e.Type != TypeEFIGPT && e.Type != TypeEFIGPT2 || len(b) < header+8 || string(b[:8]) != "EFI PART" {
+		return nil, false
+	}
+	count, rest := binary.LittleEndian.Uint64(b[header:]), b[header+8:]
+	if count > uint64(len(rest)/partitionEntry) {
+		return nil, false
+	}
+	return rest[:count*partitionEntry], true
 }
 
 // Tag is TCG_PCClientTaggedEvent (section 10.4.2.1).

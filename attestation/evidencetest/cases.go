@@ -5,6 +5,7 @@ import (
 
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/attestation/quote"
 	"github.com/cordon-ota/cordon/attestation/reason"
 )
 
@@ -91,11 +92,15 @@ func CasesOf(stages ...Stage) []Case {
 	return slices.DeleteFunc(Cases(), func(c Case) bool { return !slices.Contains(stages, c.Stage) })
 }
 
-// Requote replaces the quote of in by one with change's fields, signed by the registered key of the usual device.
+// Requote replaces the quote of in by one with change's fields, signed by the registered key of the usual device. Clock and
+// firmware stay those of the quote that in has.
 func Requote(in *attestation.Input, change func(*QuoteSpec)) {
 	s := NewScenario("device", Current)
+	if q, err := quote.ParseQuote(in.Evidence.Quote); err == nil {
+		s.Clock, s.Firmware = q.Clock, q.Firmware
+	}
 	extra := attestation.Transcript(in.Binding)
-	spec := QuoteSpec{ExtraData: extra[:], Clock: s.Clock, Firmware: s.Firmware, PCRs: map[int]digest.SHA256{}}
+	spec := QuoteSpec{QualifiedSigner: in.AK.QualifiedSigner, ExtraData: extra[:], Clock: s.Clock, Firmware: s.Firmware, PCRs: map[int]digest.SHA256{}}
 	for _, p := range in.Evidence.PCRs {
 		spec.PCRs[p.Index] = p.Value
 	}

@@ -1,6 +1,7 @@
 package evidencetest
 
 import (
+	"crypto"
 	"crypto/aes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -14,6 +15,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"time"
 )
@@ -21,7 +23,7 @@ import (
 // CA is a TPM manufacturer that issues endorsement certificates for tests.
 type CA struct {
 	Certificate *x509.Certificate
-	key         *ecdsa.PrivateKey
+	key         crypto.Signer
 }
 
 // EK is an endorsement key in software.
@@ -31,25 +33,52 @@ type EK struct {
 	SPKI        []byte // DER
 }
 
-// NewCA makes a manufacturer, valid from 2020 to 2060.
+// NewCA makes a manufacturer with a new key, valid from 2020 to 2060.
 func NewCA(name string) CA {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: date(2020), NotAfter: date(2060),
+	return newCA(name, key)
+}
+
+// CAOfWords makes a manufacturer whose key is made from words; the same words give the same certificates to the byte.
+func CAOfWords(name, words string) CA {
+	return newCA(name, steady{NewKey(Seed(words), GoodTLS()).Private})
+}
+
+func newCA(name string, key crypto.Signer) CA {
+	template := authority(1, name)
+	return CA{Certificate: parsed(issue(template, template, key.Public(), key)), key: key}
+}
+
+func authority(serial int64, name string) *x509.Certificate {
+	return &x509.Certificate{
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name}, NotBefore: date(2020), NotAfter: date(2060),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
-	return CA{Certificate: parsed(issue(template, template, key.Public(), key)), key: key}
+}
+
+// steady signs the same bytes with the same signature (RFC 6979), whoever brings randomness.
+type steady struct{ *ecdsa.PrivateKey }
+
+// Sign implements crypto.Signer.
+func (s steady) Sign(_ io.Reader, digest []byte, options crypto.SignerOpts) ([]byte, error) {
+	return s.PrivateKey.Sign(nil, digest, options)
 }
 
 // Intermediate makes a CA that ca has issued; change may alter its certificate.
 func (ca CA) Intermediate(name string, change func(*x509.Certificate)) CA {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, NotBefore: date(2020), NotAfter: date(2060),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
+	return ca.intermediate(name, key, change)
+}
+
+// IntermediateOfWords is Intermediate with a key that is made from words.
+func (ca CA) IntermediateOfWords(name, words string, change func(*x509.Certificate)) CA {
+	return ca.intermediate(name, steady{NewKey(Seed(words), GoodTLS()).Private}, change)
+}
+
+func (ca CA) intermediate(name string, key crypto.Signer, change func(*x509.Certificate)) CA {
+	template := authority(2, name)
 	if change != nil {
 		change(template)
 	}
@@ -72,6 +101,18 @@ func (ca CA) NewEK(change func(*x509.Certificate)) EK {
 
 // Certify makes an endorsement certificate for key.
 func (ca CA) Certify(key *rsa.PrivateKey, change func(*x509.Certificate)) EK {
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	must(err)
+	return EK{Private: key, Certificate: ca.Endorse(key.Public(), change), SPKI: spki}
+}
+
+// Endorse makes an endorsement certificate, in DER, for a public key of any kind; change may alter it before it is
+// signed.
+func (ca CA) Endorse(public crypto.PublicKey, change func(*x509.Certificate)) []byte {
+	return issue(endorsement(change), ca.Certificate, public, ca.key)
+}
+
+func endorsement(change func(*x509.Certificate)) *x509.Certificate {
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(3), Subject: pkix.Name{}, NotBefore: date(2021), NotAfter: date(2050),
 		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageKeyEncipherment,
@@ -81,9 +122,7 @@ func (ca CA) Certify(key *rsa.PrivateKey, change func(*x509.Certificate)) EK {
 	if change != nil {
 		change(template)
 	}
-	spki, err := x509.MarshalPKIXPublicKey(key.Public())
-	must(err)
-	return EK{Private: key, Certificate: issue(template, ca.Certificate, key.Public(), ca.key), SPKI: spki}
+	return template
 }
 
 // TPMName is the critical subject alternative name of an endorsement certificate.
@@ -163,7 +202,7 @@ func unsized(b []byte) ([]byte, bool) {
 	return b[2:], true
 }
 
-func issue(template, parent *x509.Certificate, public any, signer *ecdsa.PrivateKey) []byte {
+func issue(template, parent *x509.Certificate, public any, signer crypto.Signer) []byte {
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, signer)
 	must(err)
 	return der

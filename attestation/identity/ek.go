@@ -1,16 +1,12 @@
 package identity
 
 import (
-	"bytes"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -28,58 +24,130 @@ const (
 // own clocks.
 const clockTolerance = 24 * time.Hour
 
-// EK is an endorsement key whose certificate chains to a trusted TPM manufacturer.
+// EK is an endorsement key, and what its certificate says about its TPM.
 type EK struct {
-	Certificate  *x509.Certificate
-	SPKI         []byte // DER SubjectPublicKeyInfo of the key, in its canonical form
+	Certificate  *x509.Certificate // nil for a key without one
+	SPKI         []byte            // DER SubjectPublicKeyInfo of the key, in its canonical form
 	Device       DeviceID
 	Manufacturer string // as the certificate writes it, for example "id:53544D20"
 	Model        string
-	Version      string   // firmware version at manufacture, for example "id:00010002"
-	Notes        []string // what was tolerated, for the audit record: V-11
+	Version      string // firmware version at manufacture, for example "id:00010002"
+	// Issuers are the key identifiers of every certificate above the key, in each chain to a root: subject key
+	// identifier, SHA-1 of the public key bits, SHA-256 of the SubjectPublicKeyInfo; lower-case hex. Denied reads them.
+	Issuers []string
+	Notes   []string // what was tolerated, for the audit record: V-11
 }
 
-// Object identifiers of the TCG EK Credential Profile, section 3.
-var (
-	oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
-	oidManufacturer   = asn1.ObjectIdentifier{2, 23, 133, 2, 1}
-	oidModel          = asn1.ObjectIdentifier{2, 23, 133, 2, 2}
-	oidVersion        = asn1.ObjectIdentifier{2, 23, 133, 2, 3}
-	oidEKCertificate  = asn1.ObjectIdentifier{2, 23, 133, 8, 1}
-)
+// EKPolicy is which endorsement certificates a verifier believes. The zero value believes none.
+type EKPolicy struct {
+	// Roots are what chains must end in. A root that is bound to manufacturers speaks for no other one: a TPM that
+	// chains to it must name one of them. A root that is bound to none accepts any manufacturer, which is noted.
+	Roots Roots
+	// Manufacturers, if there are any, are the only ones whose TPMs are accepted, as "id:49465800".
+	Manufacturers []string
+	// RefuseUnbound refuses chains that end in a root that is bound to no manufacturer.
+	RefuseUnbound bool
+	// RefuseExpired refuses endorsement certificates after their end. Otherwise they are accepted and noted: many never
+	// get renewed, and some have ended before their TPM was sold (V-11).
+	RefuseExpired bool
+}
 
-var errCertificate = errors.New("certificate cannot be parsed")
-
-// VerifyEK checks an endorsement certificate against roots (V-10): chain, not a CA, key usage, extended key usage if
-// there is one, and the TPM attributes in the subject alternative name. Trailing padding, as TPMs have in their NV
-// index, is tolerated. An expired certificate is accepted and noted, since many never get renewed (V-11); the chain
-// must have been valid at some moment within the leaf's own validity. Every failing check is returned, always with
-// reason ek_untrusted; the EK is usable only when there is none.
+// VerifyEK is EKPolicy.Verify for roots that are bound to no manufacturer.
 func VerifyEK(leafDER []byte, intermediates [][]byte, roots *x509.CertPool, at time.Time) (EK, []Problem) {
-	leaf, err := ParseEKCertificate(leafDER)
+	return EKPolicy{Roots: Roots{pool: roots}}.Verify(leafDER, intermediates, at)
+}
+
+// Verify checks an endorsement certificate (V-10): chain, not a CA, key usage, extended key usage if there is one, the
+// TPM attributes in the subject alternative name, and that the root may speak for the TPM's manufacturer. Trailing
+// padding, as TPMs have in their NV index, is tolerated. The chain must have been valid at some moment within the
+// leaf's own validity. Every failing check is returned, always with reason ek_untrusted; the EK is usable only when
+// there is none.
+func (p EKPolicy) Verify(leafDER []byte, intermediates [][]byte, at time.Time) (EK, []Problem) {
+	return p.verify(leafDER, intermediates, at, ekRules[:])
+}
+
+func (p EKPolicy) verify(leafDER []byte, intermediates [][]byte, at time.Time, rules []ekRule) (EK, []Problem) {
+	leaf, err := parseCertificate(leafDER, certificateRules(rules))
 	if err != nil {
 		return EK{}, []Problem{untrusted(err.Error(), "", "")}
 	}
-	ek := EK{Certificate: leaf}
-	problems := checkUsage(leaf)
-	problems = append(problems, ek.readKey()...)
-	problems = append(problems, ek.readTPM()...)
-	problems = append(problems, ek.verifyChain(intermediates, roots, at)...)
-	return ek, problems
+	r := ekReading{policy: p, at: at, leaf: leaf, ek: EK{Certificate: leaf}, sent: len(intermediates)}
+	if err := r.readKey(); err != nil {
+		return EK{Certificate: leaf}, []Problem{untrusted(err.Error(), "", "")}
+	}
+	r.readTPM()
+	r.readChain(intermediates, rules)
+	var problems []Problem
+	for _, rule := range rules {
+		if rule.check != nil {
+			problems = append(problems, rule.check(&r)...)
+		}
+	}
+	return r.ek, problems
 }
+
+// StoredEK reads an endorsement certificate that was verified when its device was admitted, to hold it against denials.
+// issuers are EK.Issuers of that time. It proves nothing.
+func StoredEK(certificate []byte, issuers []string) (EK, error) {
+	leaf, err := ParseEKCertificate(certificate)
+	if err != nil {
+		return EK{}, err
+	}
+	r := ekReading{leaf: leaf, ek: EK{Certificate: leaf, Issuers: issuers}}
+	if err := r.readKey(); err != nil {
+		return EK{}, err
+	}
+	r.readTPM()
+	return r.ek, nil
+}
+
+// EKWithoutCertificate checks the DER SubjectPublicKeyInfo of an endorsement key that has no certificate (V-20). A
+// good one is well-formed and strong enough, and nothing more: that a TPM holds it must come from somebody who saw it.
+// The EK has no manufacturer, and its note says that nobody vouches for it.
+func EKWithoutCertificate(spki []byte) (EK, []Problem) {
+	if len(spki) > MaxPublicBytes {
+		return EK{}, []Problem{untrusted("the endorsement key is too long", fmt.Sprint(MaxPublicBytes), fmt.Sprint(len(spki)))}
+	}
+	key, err := x509.ParsePKIXPublicKey(spki)
+	if err != nil {
+		return EK{}, []Problem{untrusted("the endorsement key cannot be parsed", "", "")}
+	}
+	r := ekReading{leaf: &x509.Certificate{PublicKey: key}}
+	if err := r.readKey(); err != nil {
+		return EK{}, []Problem{untrusted(err.Error(), "", "")}
+	}
+	r.ek.Notes = []string{"no manufacturer vouches for the endorsement key: it has no certificate"}
+	var problems []Problem
+	for _, rule := range ekRules {
+		if rule.key {
+			problems = append(problems, rule.check(&r)...)
+		}
+	}
+	return r.ek, problems
+}
+
+var errCertificate = errors.New("certificate cannot be parsed")
 
 // ParseEKCertificate parses one certificate, with nothing but padding (all 0x00 or all 0xff) after it.
 func ParseEKCertificate(der []byte) (*x509.Certificate, error) {
-	if len(der) > MaxCertificateBytes {
-		return nil, fmt.Errorf("%w: %d bytes, at most %d", errCertificate, len(der), MaxCertificateBytes)
+	return parseCertificate(der, certificateRules(ekRules[:]))
+}
+
+func parseCertificate(der []byte, rules []ekRule) (*x509.Certificate, error) {
+	for _, r := range rules {
+		if r.size != nil && !r.size(len(der)) {
+			return nil, fmt.Errorf("%w: %d bytes, at most %d", errCertificate, len(der), MaxCertificateBytes)
+		}
 	}
 	var outer asn1.RawValue
 	rest, err := asn1.Unmarshal(der, &outer)
 	if err != nil {
 		return nil, fmt.Errorf("%w: it is not DER", errCertificate)
 	}
-	if len(bytes.Trim(rest, "\x00")) > 0 && len(bytes.Trim(rest, "\xff")) > 0 {
-		return nil, fmt.Errorf("%w: %d bytes after it that are not padding", errCertificate, len(rest))
+	for _, r := range rules {
+		if r.padding != nil && !r.padding(rest) {
+			return nil, fmt.Errorf("%w: %d bytes after it that are not padding", errCertificate, len(rest))
+		}
 	}
 	cert, err := x509.ParseCertificate(outer.FullBytes)
 	if err != nil {
@@ -88,104 +156,40 @@ func ParseEKCertificate(der []byte) (*x509.Certificate, error) {
 	return cert, nil
 }
 
-func checkUsage(leaf *x509.Certificate) []Problem {
-	var problems []Problem
-	if !leaf.BasicConstraintsValid || leaf.IsCA {
-		problems = append(problems, untrusted("the endorsement certificate does not say that it is not a CA", "CA:FALSE", fmt.Sprintf("CA:%t", leaf.IsCA)))
-	}
-	want := x509.KeyUsageKeyEncipherment
-	if leaf.PublicKeyAlgorithm == x509.ECDSA {
-		want = x509.KeyUsageKeyAgreement
-	}
-	if leaf.KeyUsage&want == 0 {
-		problems = append(problems, untrusted("the endorsement certificate lacks the key usage of its kind of key", fmt.Sprintf("%#x", want), fmt.Sprintf("%#x", leaf.KeyUsage)))
-	}
-	hasEKU := len(leaf.ExtKeyUsage)+len(leaf.UnknownExtKeyUsage) > 0
-	if hasEKU && !slices.ContainsFunc(leaf.UnknownExtKeyUsage, oidEKCertificate.Equal) {
-		problems = append(problems, untrusted("the endorsement certificate is meant for something else", oidEKCertificate.String(), fmt.Sprint(leaf.UnknownExtKeyUsage)))
-	}
-	return problems
+// ekReading is what the rules look at: one certificate, read as far as it can be.
+type ekReading struct {
+	policy EKPolicy
+	at     time.Time
+	leaf   *x509.Certificate
+	ek     EK
+	name   tpmName // of the subject alternative name
+
+	sent     int       // intermediates
+	bad      []Problem // intermediates that cannot be read
+	huge     []Problem // intermediates with a key that takes too long
+	chains   [][]*x509.Certificate
+	chainErr error
 }
 
-// readKey fills SPKI and Device.
-func (ek *EK) readKey() []Problem {
-	switch key := ek.Certificate.PublicKey.(type) {
+// readKey fills SPKI and Device. A kind of key that X.509 has no form for ends the reading; the rules judge the others.
+func (r *ekReading) readKey() error {
+	spki, err := x509.MarshalPKIXPublicKey(r.leaf.PublicKey)
+	if err != nil {
+		return fmt.Errorf("the endorsement key is of an unsupported kind: %s", r.leaf.PublicKeyAlgorithm)
+	}
+	r.ek.SPKI, r.ek.Device = spki, DeviceIDOf(spki)
+	return nil
+}
+
+// keyText says what kind of key it is.
+func keyText(key any) string {
+	switch key := key.(type) {
 	case *rsa.PublicKey:
-		if bits := key.N.BitLen(); bits < minRSABits || bits > maxRSABits || key.E != defaultExponent {
-			return []Problem{untrusted("the endorsement key has an unusual size or exponent", "RSA 2048 to 4096 with 65537", fmt.Sprintf("RSA %d with %d", bits, key.E))}
-		}
+		return fmt.Sprintf("RSA %d with %d", key.N.BitLen(), key.E)
 	case *ecdsa.PublicKey:
-		if key.Curve != elliptic.P256() && key.Curve != elliptic.P384() {
-			return []Problem{untrusted("the endorsement key is on another curve", "P-256 or P-384", key.Curve.Params().Name)}
-		}
-	default:
-		return []Problem{untrusted("the endorsement key is of an unsupported kind", "RSA or ECC", ek.Certificate.PublicKeyAlgorithm.String())}
+		return key.Curve.Params().Name
 	}
-	spki, err := x509.MarshalPKIXPublicKey(ek.Certificate.PublicKey)
-	if err != nil {
-		return []Problem{untrusted("the endorsement key cannot be encoded", "", "")}
-	}
-	ek.SPKI, ek.Device = spki, DeviceIDOf(spki)
-	return nil
-}
-
-// readTPM fills Manufacturer, Model and Version from the directoryName of the subject alternative name, and marks
-// that extension as understood: crypto/x509 does not know this kind of name.
-func (ek *EK) readTPM() []Problem {
-	i := slices.IndexFunc(ek.Certificate.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidSubjectAltName) })
-	if i < 0 {
-		return []Problem{untrusted("the endorsement certificate has no subject alternative name with the TPM's attributes", "", "")}
-	}
-	names, err := directoryNames(ek.Certificate.Extensions[i].Value)
-	if err != nil {
-		return []Problem{untrusted(err.Error(), "", "")}
-	}
-	for _, attribute := range slices.Concat(names...) {
-		text, ok := attribute.Value.(string)
-		if !ok {
-			continue
-		}
-		switch {
-		case attribute.Type.Equal(oidManufacturer):
-			ek.Manufacturer = text
-		case attribute.Type.Equal(oidModel):
-			ek.Model = text
-		case attribute.Type.Equal(oidVersion):
-			ek.Version = text
-		}
-	}
-	if !vendorID(ek.Manufacturer) || ek.Model == "" || ek.Version == "" {
-		return []Problem{untrusted("the endorsement certificate lacks a TPM attribute", "manufacturer id:HHHHHHHH, model, version",
-			fmt.Sprintf("%q, %q, %q", ek.Manufacturer, ek.Model, ek.Version))}
-	}
-	ek.Certificate.UnhandledCriticalExtensions = slices.DeleteFunc(ek.Certificate.UnhandledCriticalExtensions, oidSubjectAltName.Equal)
-	return nil
-}
-
-// directoryNames returns the relative names of the one directoryName in a GeneralNames (RFC 5280, 4.2.1.6). A second
-// directoryName is refused: it could name another TPM.
-func directoryNames(san []byte) ([]pkix.RelativeDistinguishedNameSET, error) {
-	var sequence asn1.RawValue
-	rest, err := asn1.Unmarshal(san, &sequence)
-	if err != nil || len(rest) > 0 || sequence.Class != asn1.ClassUniversal || sequence.Tag != asn1.TagSequence || !sequence.IsCompound {
-		return nil, fmt.Errorf("%w: bad subject alternative name", errCertificate)
-	}
-	var found []pkix.RelativeDistinguishedNameSET
-	for rest := sequence.Bytes; len(rest) > 0; {
-		var name asn1.RawValue
-		if rest, err = asn1.Unmarshal(rest, &name); err != nil {
-			return nil, fmt.Errorf("%w: bad subject alternative name", errCertificate)
-		}
-		if name.Class != asn1.ClassContextSpecific || name.Tag != 4 {
-			continue
-		}
-		var rdn pkix.RDNSequence
-		if after, err := asn1.Unmarshal(name.Bytes, &rdn); err != nil || len(after) > 0 || found != nil {
-			return nil, fmt.Errorf("%w: bad directory name", errCertificate)
-		}
-		found = append([]pkix.RelativeDistinguishedNameSET{}, rdn...)
-	}
-	return found, nil
+	return fmt.Sprintf("%T", key)
 }
 
 // vendorID reports whether s is "id:" and eight hex digits (TCG Vendor ID Registry).
@@ -194,56 +198,16 @@ func vendorID(s string) bool {
 	return ok && len(hexDigits) == 8 && strings.Trim(hexDigits, "0123456789abcdefABCDEF") == ""
 }
 
-func (ek *EK) verifyChain(intermediates [][]byte, roots *x509.CertPool, at time.Time) []Problem {
-	if roots == nil { // crypto/x509 would take the system's web roots
-		return []Problem{untrusted("no TPM manufacturer root is configured", "", "")}
+// canonicalManufacturer writes a manufacturer with capital digits; other text stays as it is.
+func canonicalManufacturer(s string) string {
+	if !vendorID(s) {
+		return s
 	}
-	pool, problems := intermediatePool(intermediates)
-	leaf := ek.Certificate
-	switch {
-	case at.Before(leaf.NotBefore.Add(-clockTolerance)):
-		problems = append(problems, untrusted("the endorsement certificate is not valid yet", leaf.NotBefore.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339)))
-		return problems
-	case at.Before(leaf.NotBefore):
-		at = leaf.NotBefore
-	case at.After(leaf.NotAfter):
-		ek.Notes = append(ek.Notes, "the endorsement certificate expired at "+leaf.NotAfter.UTC().Format(time.RFC3339))
-		at = leaf.NotAfter
-	}
-	options := x509.VerifyOptions{Roots: roots, Intermediates: pool, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
-	_, err := leaf.Verify(options)
-	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
-		options.CurrentTime = leaf.NotBefore
-		if _, err = leaf.Verify(options); err == nil {
-			ek.Notes = append(ek.Notes, "an issuer of the endorsement certificate is not valid any more; it was when the certificate was issued")
-		}
-	}
-	if err != nil {
-		problems = append(problems, untrusted(fmt.Sprintf("the endorsement certificate does not chain to a trusted manufacturer: %v", err), "", leaf.Issuer.String()))
-	}
-	return problems
+	return "id:" + strings.ToUpper(s[len("id:"):])
 }
 
-func intermediatePool(ders [][]byte) (*x509.CertPool, []Problem) {
-	pool := x509.NewCertPool()
-	if len(ders) > MaxIntermediates {
-		return pool, []Problem{untrusted("too many intermediate certificates", fmt.Sprint(MaxIntermediates), fmt.Sprint(len(ders)))}
-	}
-	var problems []Problem
-	for _, der := range ders {
-		cert, err := ParseEKCertificate(der)
-		if err != nil {
-			problems = append(problems, untrusted(fmt.Sprintf("an intermediate %v", err), "", ""))
-			continue
-		}
-		// Whoever asks brings the intermediates: a huge key would let him choose how long a signature takes to check.
-		if key, ok := cert.PublicKey.(*rsa.PublicKey); ok && (key.N.BitLen() > maxIssuerBits || key.E != defaultExponent) {
-			problems = append(problems, untrusted("an intermediate has an unusual key", "RSA up to 8192 with 65537", fmt.Sprintf("RSA %d with %d", key.N.BitLen(), key.E)))
-			continue
-		}
-		pool.AddCert(cert)
-	}
-	return pool, problems
+func sameManufacturer(a, b string) bool {
+	return vendorID(a) && canonicalManufacturer(a) == canonicalManufacturer(b)
 }
 
 func untrusted(detail, expected, seen string) Problem {

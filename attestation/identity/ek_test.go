@@ -45,6 +45,15 @@ func swtpmRoots(t testing.TB) *x509.CertPool {
 	return pool
 }
 
+func bound(t testing.TB, ca evidencetest.CA, manufacturers ...string) identity.Roots {
+	t.Helper()
+	roots, err := identity.NewRoots(identity.Root{Certificate: ca.Certificate, Manufacturers: manufacturers})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return roots
+}
+
 func TestAcceptsGenuineEKCertificates(t *testing.T) {
 	t.Parallel()
 	issuer := [][]byte{ekVector(t, "issuer.pem")}
@@ -60,8 +69,8 @@ func TestAcceptsGenuineEKCertificates(t *testing.T) {
 			if got, want := ek.Device, identity.DeviceIDOf(ek.Certificate.RawSubjectPublicKeyInfo); got != want {
 				t.Errorf("device: got %s, want %s", got, want)
 			}
-			if len(ek.Notes) > 0 {
-				t.Errorf("notes: got %q, want none", ek.Notes)
+			if len(ek.Notes) != 2 || !strings.Contains(ek.Notes[0], "bound to no manufacturer") || !strings.Contains(ek.Notes[1], "does not know the manufacturer") {
+				t.Errorf("notes: got %q, want that nobody vouches for the manufacturer", ek.Notes)
 			}
 		}
 	}
@@ -72,12 +81,13 @@ func TestExpiredEKCertificateIsAcceptedAndNoted(t *testing.T) {
 	ca := evidencetest.NewCA("maker")
 	short := ca.Intermediate("short", func(c *x509.Certificate) { c.NotAfter = time.Date(2022, 1, 1, 0, 0, 0, 0, time.UTC) })
 	expired := ca.NewEK(func(c *x509.Certificate) { c.NotAfter = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC) })
-	ek, problems := identity.VerifyEK(expired.Certificate, nil, ca.Pool(), today)
+	policy := identity.EKPolicy{Roots: bound(t, ca, "id:54534D00")}
+	ek, problems := policy.Verify(expired.Certificate, nil, today)
 	if len(problems) > 0 || len(ek.Notes) != 1 || !strings.Contains(ek.Notes[0], "2024-01-01") {
 		t.Errorf("expired leaf: problems %+v, notes %q", problems, ek.Notes)
 	}
 	issued := short.Certify(expired.Private, nil)
-	ek, problems = identity.VerifyEK(issued.Certificate, [][]byte{short.Certificate.Raw}, ca.Pool(), today)
+	ek, problems = policy.Verify(issued.Certificate, [][]byte{short.Certificate.Raw}, today)
 	if len(problems) > 0 || len(ek.Notes) != 1 {
 		t.Errorf("expired issuer: problems %+v, notes %q", problems, ek.Notes)
 	}

@@ -1,14 +1,11 @@
 package identity
 
 import (
-	"bytes"
 	"crypto/ecdsa"
-	"crypto/subtle"
+	"crypto/rsa"
 	"encoding/hex"
-	"errors"
 	"fmt"
 
-	"github.com/cordon-ota/cordon/attestation/quote"
 	"github.com/cordon-ota/cordon/attestation/reason"
 )
 
@@ -24,16 +21,16 @@ var attributeNames = [...]attribute{
 	{NoDA, "noDA"}, {EncryptedDup, "encryptedDuplication"}, {Restricted, "restricted"}, {Decrypt, "decrypt"}, {Sign, "sign"},
 }
 
-// akRule is one thing that an attestation key must have. A row asks for attributes, or has a check of its own.
-type akRule struct {
+// keyRule is one thing that a key must have. A row asks for attributes, or has a check of its own.
+type keyRule struct {
 	id                  string // stable: tests name it
 	required, forbidden uint32
 	check               func(Public) []Problem
 }
 
-// akRules are all of them, in the order of their problems. Nothing changes them; a test drops each in turn and demands
-// that a case notices. noDA may be set or not.
-var akRules = [...]akRule{
+// akRules are all rules for attestation keys, in the order of their problems. Nothing changes this table or the others
+// below; a test drops each row in turn and demands that a case notices. noDA may be set or not.
+var akRules = [...]keyRule{
 	{id: "kind", check: func(ak Public) []Problem { return checkP256("attestation key", ak) }},
 	{id: "fixedTPM", required: FixedTPM},
 	{id: "stClear", forbidden: STClear},
@@ -51,17 +48,52 @@ var akRules = [...]akRule{
 	{id: "policy", check: akPolicy},
 }
 
+// tlsRules are all rules for TLS keys.
+var tlsRules = [...]keyRule{
+	{id: "kind", check: func(tls Public) []Problem { return checkP256("TLS key", tls) }},
+	{id: "fixedTPM", required: FixedTPM},
+	{id: "fixedParent", required: FixedParent},
+	{id: "sensitiveDataOrigin", required: SensitiveDataOrigin},
+	{id: "sign", required: Sign},
+	{id: "encryptedDuplication", forbidden: EncryptedDup},
+	{id: "restricted", forbidden: Restricted},
+	{id: "decrypt", forbidden: Decrypt},
+	{id: "scheme", check: tlsScheme},
+}
+
+// wrapRules are all rules for wrap keys.
+var wrapRules = [...]keyRule{
+	{id: "kind", check: wrapKind},
+	{id: "fixedTPM", required: FixedTPM},
+	{id: "fixedParent", required: FixedParent},
+	{id: "sensitiveDataOrigin", required: SensitiveDataOrigin},
+	{id: "decrypt", required: Decrypt},
+	{id: "encryptedDuplication", forbidden: EncryptedDup},
+	{id: "restricted", forbidden: Restricted},
+	{id: "sign", forbidden: Sign},
+	{id: "scheme", check: wrapScheme},
+}
+
 // CheckAK checks that ak is a key that can only sign what its TPM generated (V-14): P-256, ECDSA with SHA-256, no
 // policy, and exactly the attributes fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, restricted and sign;
 // noDA may be set or not. It returns every failing check, none for a good key.
-func CheckAK(ak Public) []Problem { return checkAK(ak, akRules[:]) }
+func CheckAK(ak Public) []Problem { return checkKey("attestation key", ak, akRules[:]) }
 
-func checkAK(ak Public, rules []akRule) []Problem {
+// CheckTLSKey checks that tls is a key that was made in its TPM and cannot leave it, and that may sign TLS
+// handshakes: P-256, fixedTPM, fixedParent, sensitiveDataOrigin, sign, neither restricted nor decrypt (V-18).
+func CheckTLSKey(tls Public) []Problem { return checkKey("TLS key", tls, tlsRules[:]) }
+
+// CheckWrapKey checks that wrap is a key that was made in its TPM and cannot leave it, and to which content keys may be
+// encrypted: RSA-2048 for OAEP with SHA-256, or P-256 for ECDH; fixedTPM, fixedParent, sensitiveDataOrigin, decrypt,
+// neither restricted nor sign. It may have an authorisation policy: that can only make its use harder.
+func CheckWrapKey(wrap Public) []Problem { return checkKey("wrap key", wrap, wrapRules[:]) }
+
+func checkKey(what string, key Public, rules []keyRule) []Problem {
 	var problems []Problem
 	for _, r := range rules {
-		problems = append(problems, checkAttributes("attestation key", ak.Attributes, r.required, r.forbidden)...)
+		problems = append(problems, checkAttributes(what, key.Attributes, r.required, r.forbidden)...)
 		if r.check != nil {
-			problems = append(problems, r.check(ak)...)
+			problems = append(problems, r.check(key)...)
 		}
 	}
 	return problems
@@ -82,55 +114,40 @@ func akPolicy(ak Public) []Problem {
 	return []Problem{notBound("the attestation key has an authorisation policy", "none", hex.EncodeToString(ak.Policy))}
 }
 
-// CheckTLSKey checks that tls is a key that was made in its TPM and cannot leave it, and that may sign TLS
-// handshakes: P-256, fixedTPM, fixedParent, sensitiveDataOrigin, sign, neither restricted nor decrypt (V-18).
-func CheckTLSKey(tls Public) []Problem {
-	const required = FixedTPM | FixedParent | SensitiveDataOrigin | Sign
-	problems := checkP256("TLS key", tls)
-	problems = append(problems, checkAttributes("TLS key", tls.Attributes, required, Restricted|Decrypt|EncryptedDup)...)
-	if tls.Scheme != algNull && (tls.Scheme != algECDSA || tls.Hash != algSHA256) {
-		problems = append(problems, notBound("the TLS key's scheme is not ECDSA with SHA-256", "open, or 0x0018 with 0x000b",
-			fmt.Sprintf("%#04x with %#04x", tls.Scheme, tls.Hash)))
-	}
-	return problems
-}
-
-// VerifyCertify checks that the TPM that holds the attestation key vouches for the TLS key (V-18): certifyInfo is a
-// TPMS_ATTEST of type certify, signed by the attestation key, by the key with akQualifiedName, over extraData, and
-// names exactly tls. extraData must not be empty. It also runs CheckTLSKey. When the signature does not verify, that
-// is the only problem: nothing else in certifyInfo means anything then.
-func VerifyCertify(akPublic Public, akQualifiedName, certifyInfo, signature, extraData []byte, tls Public) []Problem {
-	c, err := quote.ParseCertify(certifyInfo)
-	if err != nil {
-		return []Problem{{Reason: reason.QuoteMalformed, Detail: fmt.Sprintf("the certification of the TLS key cannot be parsed: %v", err)}}
-	}
-	if p := signatureProblem(quote.VerifySignature(akPublic.Key, certifyInfo, signature)); p != nil {
-		return []Problem{*p}
-	}
-	problems := CheckTLSKey(tls)
-	if len(akQualifiedName) == 0 || !bytes.Equal(c.QualifiedSigner, akQualifiedName) {
-		problems = append(problems, notBound("the certification was made by a key of another place in the TPM",
-			hex.EncodeToString(akQualifiedName), hex.EncodeToString(c.QualifiedSigner)))
-	}
-	if len(extraData) == 0 || subtle.ConstantTimeCompare(c.ExtraData, extraData) != 1 {
-		problems = append(problems, Problem{Reason: reason.NonceUnknown, Detail: "the certification is bound to another transcript",
-			Expected: hex.EncodeToString(extraData), Seen: hex.EncodeToString(c.ExtraData)})
-	}
-	if len(tls.Name) == 0 || !bytes.Equal(c.Name, tls.Name) {
-		problems = append(problems, notBound("the certification names another key than the TLS key",
-			hex.EncodeToString(tls.Name), hex.EncodeToString(c.Name)))
-	}
-	return problems
-}
-
-func signatureProblem(err error) *Problem {
-	switch {
-	case err == nil:
+func tlsScheme(tls Public) []Problem {
+	if tls.Scheme == algNull || (tls.Scheme == algECDSA && tls.Hash == algSHA256) {
 		return nil
-	case errors.Is(err, quote.ErrMalformed):
-		return &Problem{Reason: reason.QuoteMalformed, Detail: fmt.Sprintf("the signature cannot be parsed: %v", err)}
 	}
-	return &Problem{Reason: reason.QuoteSignatureInvalid, Detail: fmt.Sprintf("the attestation key did not sign this: %v", err)}
+	return []Problem{notBound("the TLS key's scheme is not ECDSA with SHA-256", "open, or 0x0018 with 0x000b",
+		fmt.Sprintf("%#04x with %#04x", tls.Scheme, tls.Hash))}
+}
+
+func wrapKind(wrap Public) []Problem {
+	switch key := wrap.Key.(type) {
+	case *ecdsa.PublicKey:
+		if wrap.Symmetric == algNull {
+			return nil
+		}
+	case *rsa.PublicKey:
+		if wrap.Symmetric == algNull && key.N.BitLen() == minRSABits {
+			return nil
+		}
+	}
+	return []Problem{notBound("the wrap key is not a plain RSA-2048 or P-256 key", "RSA-2048 or ECC P-256", keyText(wrap.Key))}
+}
+
+// wrapScheme refuses RSAES above all: its padding answers questions about the plain text.
+func wrapScheme(wrap Public) []Problem {
+	_, ecc := wrap.Key.(*ecdsa.PublicKey)
+	want := uint16(algOAEP)
+	if ecc {
+		want = algECDH
+	}
+	if wrap.Scheme == algNull || (wrap.Scheme == want && wrap.Hash == algSHA256) {
+		return nil
+	}
+	return []Problem{notBound("the wrap key's scheme is neither open nor the one of its kind with SHA-256", fmt.Sprintf("open, or %#04x with 0x000b", want),
+		fmt.Sprintf("%#04x with %#04x", wrap.Scheme, wrap.Hash))}
 }
 
 func checkP256(what string, p Public) []Problem {

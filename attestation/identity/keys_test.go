@@ -216,6 +216,24 @@ func TestRefusesPublicAreas(t *testing.T) {
 	}
 }
 
+// badAreas are public areas of which each breaks one rule alone.
+func badAreas() map[string][]byte {
+	good := evidencetest.NewAK(seed("ak"))
+	kdf := bytes.Clone(good.Public)
+	kdf[len(kdf)-2*34-1] = 0x20 // TPM_ALG_KDF1_SP800_56A
+	odd := rsaPublic(2048, 0, 2048)
+	odd[len(odd)-1] = 0xfe
+	return map[string][]byte{
+		"KDF": kdf, "even modulus": odd, "RSA-1024": rsaPublic(1024, 0, 1024), "RSA exponent 3": rsaPublic(2048, 3, 2048),
+		"RSA shorter than it says": rsaPublic(2048, 0, 2040), "trailing byte": append(bytes.Clone(good.Public), 0),
+		"ECDAA": evidencetest.PublicArea(&good.Private.PublicKey, func() evidencetest.PublicSpec {
+			s := evidencetest.GoodAK()
+			s.Scheme = 0x1a
+			return s
+		}()),
+	}
+}
+
 func rsaPublic(bits uint16, exponent uint32, modulusBits int) []byte {
 	b := []byte{0, 1, 0, 0x0b, 0, 5, 0, 0x72, 0, 0, 0, 0x10, 0, 0x14, 0, 0x0b}
 	b = binary.BigEndian.AppendUint16(b, bits)

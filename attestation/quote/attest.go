@@ -29,6 +29,7 @@ const (
 	maxName        = 2 + maxDigest
 	maxBanks       = 16
 	pcrSelectBytes = 3
+	maxRegisters   = 8 * pcrSelectBytes
 )
 
 // Attest is a TPMS_ATTEST of type quote (TPM 2.0 Part 2, 10.12.12). Its slices share memory with the parsed bytes.
@@ -172,7 +173,7 @@ func (f form) check(c *cursor, rules []formRule) error {
 
 // PCRDigest is what a TPM puts into a quote for these values, given in rising index order.
 func PCRDigest(values []digest.SHA256) digest.SHA256 {
-	all := make([]byte, 0, len(values)*digest.Size)
+	all := make([]byte, 0, maxRegisters*digest.Size)
 	for _, v := range values {
 		all = append(all, v[:]...)
 	}
@@ -252,15 +253,4 @@ func (c *cursor) sized(limit int) []byte {
 		return nil
 	}
 	return c.take(n)
-}
-
-// end reports an error unless everything was read and nothing is left.
-func (c *cursor) end(what string) error {
-	if c.failed {
-		return fmt.Errorf("%w: %s ends too early", ErrMalformed, what)
-	}
-	if len(c.rest) > 0 {
-		return fmt.Errorf("%w: %d bytes after the %s", ErrMalformed, len(c.rest), what)
-	}
-	return nil
 }

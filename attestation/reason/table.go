@@ -7,6 +7,8 @@ const (
 	AKUnknown               Reason = "ak_unknown"
 	ApprovalRequired        Reason = "approval_required"
 	ArtifactMismatch        Reason = "artifact_mismatch"
+	BaselineRefused         Reason = "baseline_refused"
+	ClaimMismatch           Reason = "claim_mismatch"
 	ComponentRevoked        Reason = "component_revoked"
 	Conflict                Reason = "conflict"
 	CounterMissing          Reason = "counter_missing"
@@ -17,6 +19,7 @@ const (
 	DeviceUnknown           Reason = "device_unknown"
 	DeviceUnproven          Reason = "device_unproven"
 	DowngradeRefused        Reason = "downgrade_refused"
+	EKRevoked               Reason = "ek_revoked"
 	EKUntrusted             Reason = "ek_untrusted"
 	EnrollTokenRefused      Reason = "enroll_token_refused"
 	EventlogMismatch        Reason = "eventlog_mismatch"
@@ -73,6 +76,8 @@ var table = []Row{
 	{AKUnknown, Warning, Retry, "No attestation key is registered for this device", "Enroll the device."},
 	{ApprovalRequired, Info, Hold, "The action waits for the approval of other people", "Ask another person to approve it."},
 	{ArtifactMismatch, Critical, Hold, "The bytes do not have the signed digest or length", "Fetch again; if it repeats, the store or the network changes bytes."},
+	{BaselineRefused, Critical, Hold, "The platform baseline was not signed by a baseline signer that the offline policy names, or an as new or newer one is there", "Sign the newest statement with a baseline signer of the policy, or change the policy with the offline role."},
+	{ClaimMismatch, Warning, Hold, "The device claims to run another release than the one that its quote proves", "Compare 'cordonctl why ID' with the status of its agent; no update is offered until both agree."},
 	{ComponentRevoked, Critical, Quarantine, "A component that the device booted has been withdrawn by the offline role", "Boot the recovery release."},
 	{Conflict, Info, Retry, "The state changed in between", "Read the current state and try again."},
 	{CounterMissing, Warning, Hold, "The device's monotonic release counter is gone from its TPM", "Re-activate the device so that the counter is anchored again."},
@@ -83,7 +88,8 @@ var table = []Row{
 	{DeviceUnknown, Info, Retry, "No device is enrolled with this key", "Enroll the device."},
 	{DeviceUnproven, Info, Retry, "The device has no fresh proof of its boot state", "Poll with a quote over the challenge in the answer."},
 	{DowngradeRefused, Warning, Hold, "The release counter is below what the device or the offline policy allows", "Publish a release with a higher counter."},
-	{EKUntrusted, Warning, Retry, "The endorsement certificate does not chain to a trusted TPM manufacturer", "Add the manufacturer's root with 'ek_roots_file' after checking it, or replace the TPM."},
+	{EKRevoked, Critical, Hold, "The TPM is on the deny list of endorsement keys", "Ask an operator why: cordonctl endorsement list. Update the TPM's firmware or replace the device; two people can lift a denial."},
+	{EKUntrusted, Warning, Retry, "The endorsement certificate does not chain to a trusted TPM manufacturer", "Trust the manufacturer with 'endorsement.manufacturers' or 'ek_roots_file' after checking its root, or replace the TPM."},
 	{EnrollTokenRefused, Info, Retry, "The enrollment token is unknown, used or expired", "Ask an operator for a new one: cordonctl enroll-token new."},
 	{EventlogMismatch, Critical, Quarantine, "The event log does not explain the quoted PCR values", "Check the boot chain for a component that measures without logging, then boot the recovery release."},
 	{EventlogMissing, Info, Retry, "The event log is needed to judge this quote and was not sent", "Send the log when the answer asks for it."},

@@ -1,8 +1,10 @@
 package reference
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"unicode"
 	"unicode/utf8"
 
@@ -22,10 +24,11 @@ const (
 )
 
 // ownedPCRs must be named by the Values of a boot path: one left out would be one that nobody looks at.
-var ownedPCRs = map[string][]int{BootDirectUKI: {pcrPrograms, pcrKernelInput, pcrSections, pcrOverrides, pcrExtensions}}
-
-// platformPCRs must be named by a Baseline.
-var platformPCRs = [...]int{0, 2, 3, 7}
+var ownedPCRs = map[string][]int{
+	BootDirectUKI:   {pcrPrograms, pcrKernelInput, pcrSections, pcrOverrides, pcrExtensions},
+	BootSystemdBoot: {pcrPrograms, pcrKernelInput, pcrSections, pcrOverrides, pcrExtensions},
+	BootChain:       {pcrPrograms, pcrCommands, pcrKernelInput},
+}
 
 func malformed(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrMalformed, fmt.Sprintf(format, args...))
@@ -50,27 +53,6 @@ func Decode(b []byte) (Values, error) {
 		return Values{}, err
 	}
 	return v, nil
-}
-
-// Encode writes b as JSON; equal Baselines give equal bytes. It returns ErrMalformed for what DecodeBaseline refuses.
-func (b Baseline) Encode() ([]byte, error) {
-	if err := b.validate(); err != nil {
-		return nil, err
-	}
-	return encode(b)
-}
-
-// DecodeBaseline reads a Baseline. It returns ErrMalformed for anything that is not one, in particular for one that
-// does not name PCRs 0, 2, 3 and 7.
-func DecodeBaseline(data []byte) (Baseline, error) {
-	var b Baseline
-	if err := decode(data, &b); err != nil {
-		return Baseline{}, err
-	}
-	if err := b.validate(); err != nil {
-		return Baseline{}, err
-	}
-	return b, nil
 }
 
 func encode(v any) ([]byte, error) {
@@ -98,31 +80,117 @@ func decode(b []byte, v any) error {
 func (v Values) validate() error {
 	owned, ok := ownedPCRs[v.Boot]
 	switch {
-	case v.Version != Version:
+	case v.Version != Version && v.Version != VersionShapes:
 		return malformed("version %d of reference values", v.Version)
-	case !ok:
+	case !ok || v.Version == Version && v.Boot != BootDirectUKI:
 		return malformed("boot path %q", cut(v.Boot))
+	case v.Version == Version && (v.Inputs != nil || v.Shapes != nil):
+		return malformed("version %d knows no inputs and no shapes", Version)
 	case v.Image.IsZero():
 		return malformed("no image")
 	}
-	named := map[int]bool{}
-	last := -1
-	for _, p := range v.PCRs {
-		if p.Index <= last || p.Index > eventlog.MaxPCR {
-			return malformed("PCR %d after PCR %d", p.Index, last)
-		}
-		last, named[p.Index] = p.Index, true
-		if err := p.validate(); err != nil {
-			return err
-		}
+	named, err := rising(v.PCRs)
+	if err != nil {
+		return err
 	}
 	for _, index := range owned {
 		if !named[index] {
 			return malformed("PCR %d is missing", index)
 		}
 	}
+	if v.Version == Version {
+		return nil
+	}
+	if err := v.validateInputs(); err != nil {
+		return err
+	}
+	return v.validateShapes()
+}
+
+// rising checks each PCR and that their indices rise, and returns which there are.
+func rising(pcrs []PCR) (named map[int]bool, err error) {
+	named = map[int]bool{}
+	last := -1
+	for _, p := range pcrs {
+		if p.Index <= last || p.Index > eventlog.MaxPCR {
+			return nil, malformed("PCR %d after PCR %d", p.Index, last)
+		}
+		last, named[p.Index] = p.Index, true
+		if err := p.validate(); err != nil {
+			return nil, err
+		}
+	}
+	return named, nil
+}
+
+// inputsOf says which and how many Inputs the Values of a boot path name.
+var inputsOf = map[string]struct {
+	kind          string
+	least, most   int
+	longest       int64
+	namesPrograms bool
+}{
+	BootDirectUKI:   {},
+	BootSystemdBoot: {InputLoader, 1, MaxLoaders, MaxLoaderBytes, true},
+	BootChain:       {InputChain, 1, 1, MaxChainBytes, false},
+}
+
+func (v Values) validateInputs() error {
+	want := inputsOf[v.Boot]
+	if n := len(v.Inputs); n < want.least || n > want.most {
+		return malformed("%d inputs, boot path %s has %d to %d", n, v.Boot, want.least, want.most)
+	}
+	for i, in := range v.Inputs {
+		switch {
+		case in.Kind != want.kind || in.SHA256.IsZero() || in.Length < 1 || in.Length > want.longest:
+			return malformed("input %d has the wrong kind or length, or no digest", i)
+		case in.Program.IsZero() == want.namesPrograms || !plain(in.What):
+			return malformed("input %d names a program where none is, or none where one is, or its description is no text", i)
+		case i > 0 && bytes.Compare(v.Inputs[i-1].SHA256[:], in.SHA256[:]) >= 0:
+			return malformed("the inputs are not in the order of their digests")
+		}
+	}
 	return nil
 }
+
+// validateShapes: a UKI has two shapes, Secure Boot off and on, and that for each loader in the order of the Inputs.
+func (v Values) validateShapes() error {
+	want := 2 * max(1, len(v.Inputs))
+	if v.Boot == BootChain {
+		want = 0
+	}
+	if len(v.Shapes) != want {
+		return malformed("%d shapes, want %d", len(v.Shapes), want)
+	}
+	for i, s := range v.Shapes {
+		if s.SecureBoot != (i%2 == 1) || !plain(s.What) || i == 0 && len(s.PCRs) > 0 {
+			return malformed("shape %d is not the one that belongs there", i)
+		}
+		if _, err := rising(s.PCRs); err != nil {
+			return err
+		}
+		for _, p := range s.PCRs {
+			j := slices.IndexFunc(v.PCRs, func(q PCR) bool { return q.Index == p.Index })
+			if j < 0 || v.PCRs[j].Value == p.Value {
+				return malformed("shape %d names PCR %d, which is not another one in it", i, p.Index)
+			}
+		}
+		if v.Boot == BootSystemdBoot && !v.starts(s, v.Inputs[i/2].Program) {
+			return malformed("shape %d does not start with the boot loader that input %d names", i, i/2)
+		}
+	}
+	return nil
+}
+
+// starts reports whether PCR 4 of the shape expects that program as the first one that the firmware starts.
+func (v Values) starts(s Shape, program digest.SHA256) bool {
+	pcrs := v.with(s)
+	i := slices.IndexFunc(pcrs, func(p PCR) bool { return p.Index == pcrPrograms })
+	return i >= 0 && len(pcrs[i].Events) > loaderEvent && pcrs[i].Events[loaderEvent].Digest == program
+}
+
+// loaderEvent is the position in PCR 4 of the first program that the firmware starts.
+const loaderEvent = 2
 
 func (p PCR) validate() error {
 	if len(p.Events) > maxEvents {
@@ -135,32 +203,6 @@ func (p PCR) validate() error {
 	}
 	if replay(p.Events) != p.Value {
 		return malformed("PCR %d has a value that its events do not lead to", p.Index)
-	}
-	return nil
-}
-
-func (b Baseline) validate() error {
-	if b.Version != Version {
-		return malformed("version %d of a baseline", b.Version)
-	}
-	if b.Profile == "" || !plain(b.Profile) {
-		return malformed("the profile is empty, long or not text")
-	}
-	named := map[int]bool{}
-	last := -1
-	for _, p := range b.PCRs {
-		if p.Index <= last || p.Index > eventlog.MaxPCR {
-			return malformed("PCR %d after PCR %d", p.Index, last)
-		}
-		last, named[p.Index] = p.Index, true
-		if p.Value.IsZero() {
-			return malformed("PCR %d has the value of a register that nothing was measured into", p.Index)
-		}
-	}
-	for _, index := range platformPCRs {
-		if !named[index] {
-			return malformed("PCR %d is missing", index)
-		}
 	}
 	return nil
 }
@@ -179,15 +221,3 @@ func plain(s string) bool {
 }
 
 func cut(s string) string { return s[:min(len(s), 64)] }
-
-// LearnBaseline makes the Baseline of a platform from the PCRs that an approved device of it quoted. PCRs that are not
-// in quoted stay out of it, and Encode then refuses it.
-func LearnBaseline(profile string, quoted map[int]digest.SHA256) Baseline {
-	b := Baseline{Version: Version, Profile: profile}
-	for _, index := range platformPCRs {
-		if value, ok := quoted[index]; ok {
-			b.PCRs = append(b.PCRs, Platform{Index: index, Value: value})
-		}
-	}
-	return b
-}

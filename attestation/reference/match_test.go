@@ -19,7 +19,13 @@ const vectors = "../../conformance/vectors/measured-boot"
 // genuine reads a recorded boot: its log, and the PCRs of the machine.
 func genuine(t testing.TB, name string) (eventlog.Log, map[int]digest.SHA256) {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join(vectors, name, "eventlog.bin"))
+	return boot(t, filepath.Join(vectors, name))
+}
+
+// boot reads the files of a recorded boot.
+func boot(t testing.TB, dir string) (eventlog.Log, map[int]digest.SHA256) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, "eventlog.bin"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +33,7 @@ func genuine(t testing.TB, name string) (eventlog.Log, map[int]digest.SHA256) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(filepath.Join(vectors, name, "pcrs.txt"))
+	text, err := os.ReadFile(filepath.Join(dir, "pcrs.txt"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,20 +12,20 @@ import (
 	"github.com/cordon-ota/cordon/attestation/eventlog"
 )
 
-// Errors of PredictUKI; test with errors.Is. Any other error of it means that the file could not be read.
+// Errors of PredictUKI and Predict; test with errors.Is. Any other error of them means that a file could not be read.
 var (
 	// ErrNotUKI: the file is no PE program, or has no kernel in it.
 	ErrNotUKI = errors.New("file is not a unified kernel image")
-	// ErrUnpredictable: a UKI, but this build does not know what a device that boots it measures.
-	ErrUnpredictable = errors.New("cannot predict what this unified kernel image measures")
+	// ErrUnpredictable: this build does not know what a device that boots it like that measures.
+	ErrUnpredictable = errors.New("cannot predict what this image measures")
 )
 
-// The PCRs that a UKI owns on the boot path BootDirectUKI.
+// The PCRs that a UKI owns.
 const (
 	pcrPrograms    = 4  // the firmware: what it starts
-	pcrKernelInput = 9  // the kernel's EFI stub: command line and initrd
+	pcrKernelInput = 9  // the kernel's EFI stub: command line and initrd; GRUB: the files that it read
 	pcrSections    = 11 // systemd-stub: sections of the UKI
-	pcrOverrides   = 12 // systemd-stub: command line and files from outside of the UKI
+	pcrOverrides   = 12 // systemd-boot and systemd-stub: command line and files from outside of the UKI
 	pcrExtensions  = 13 // systemd-stub: system extensions from outside of the UKI; a direct boot of the image alone has none
 )
 
@@ -47,45 +47,60 @@ var stubName = regexp.MustCompile(`^#### LoaderInfo: systemd-stub ([0-9]+)[^#]* 
 // stubVersion is the version whose measurements are modelled.
 const stubVersion = "252"
 
-// uki collects what is measured while an image is read.
+// uki is what is measured of an image.
 type uki struct {
 	im      *image
 	linux   section
 	names   []string // sections that are there, in the order of measuredSections
 	digests map[string]digest.SHA256
+	options []byte        // the command line as load options; nil when the image has none
+	file    digest.SHA256 // the image as a file
+	program digest.SHA256 // the image as a program that firmware starts
+	kernel  digest.SHA256 // the same of the kernel in it
 }
 
 // PredictUKI computes the Reference Values of the UKI in r (size bytes) for the boot path BootDirectUKI with Secure
-// Boot off. It reads r in streams with flat memory. It returns ErrNotUKI, ErrUnpredictable, or an error of r.
+// Boot off: Values of version 1. It reads r in streams with flat memory. It returns ErrNotUKI, ErrUnpredictable, or an
+// error of r.
 func PredictUKI(r io.ReaderAt, size int64) (Values, error) {
+	u, err := readUKI(r, size)
+	if err != nil {
+		return Values{}, err
+	}
+	return Values{Version: Version, Image: u.file, Boot: BootDirectUKI, PCRs: u.registers(way{})}, nil
+}
+
+// readUKI reads everything that is measured of the image, and refuses what is not understood.
+func readUKI(r io.ReaderAt, size int64) (*uki, error) {
 	im, err := openPE(r, size)
 	if err != nil {
-		return Values{}, err
+		return nil, err
 	}
 	u := &uki{im: im, digests: map[string]digest.SHA256{}}
-	if err := u.check(); err != nil {
-		return Values{}, err
+	for _, step := range []func() error{u.check, u.hashSections, u.hashPrograms, u.readOptions} {
+		if err := step(); err != nil {
+			return nil, err
+		}
 	}
-	if err := u.hashSections(); err != nil {
-		return Values{}, err
+	if u.file, err = hashAll(r, size); err != nil {
+		return nil, err
 	}
-	pcr4, err := u.programs()
-	if err != nil {
-		return Values{}, err
-	}
-	pcr9, err := u.kernelInput()
-	if err != nil {
-		return Values{}, err
-	}
-	file, err := hashAll(r, size)
-	if err != nil {
-		return Values{}, err
-	}
-	return Values{Version: Version, Image: file, Boot: BootDirectUKI, PCRs: []PCR{
-		register(pcrPrograms, pcr4), register(pcrKernelInput, pcr9),
-		register(pcrSections, u.sectionEvents()), register(pcrOverrides, []Event{}),
+	return u, nil
+}
+
+// way is one way to boot a UKI.
+type way struct {
+	loader     *Input // nil: the firmware starts the UKI itself
+	secureBoot bool
+}
+
+// registers lists what ends up in the PCRs that the image owns.
+func (u *uki) registers(w way) []PCR {
+	return []PCR{
+		register(pcrPrograms, u.programEvents(w)), register(pcrKernelInput, u.kernelInput()),
+		register(pcrSections, u.sectionEvents()), register(pcrOverrides, u.overrides(w)),
 		register(pcrExtensions, []Event{}),
-	}}, nil
+	}
 }
 
 // register computes where events lead.
@@ -150,15 +165,8 @@ func (u *uki) checkSection(index int, s section) error {
 
 // checkStub compares the stub's version with the one that is modelled: later ones measure more.
 func (u *uki) checkStub() error {
-	s, ok, err := u.im.find(".sdmagic")
+	text, ok, err := u.im.magic()
 	if err != nil || !ok {
-		return err
-	}
-	if s.virtual > 1024 {
-		return fmt.Errorf("%w: its section .sdmagic has %d bytes", ErrUnpredictable, s.virtual)
-	}
-	text, err := readAt(u.im.r, s.offset, int(s.virtual))
-	if err != nil {
 		return err
 	}
 	m := stubName.FindSubmatch(text)
@@ -169,6 +177,22 @@ func (u *uki) checkStub() error {
 		return fmt.Errorf("%w: it was made with systemd-stub %s, known is %s", ErrUnpredictable, m[1], stubVersion)
 	}
 	return nil
+}
+
+// maxMagic bounds the section in which systemd's programs say what they are.
+const maxMagic = 1024
+
+// magic reads that section; ok is false when there is none.
+func (im *image) magic() (text []byte, ok bool, err error) {
+	s, ok, err := im.find(".sdmagic")
+	if err != nil || !ok {
+		return nil, false, err
+	}
+	if s.virtual > maxMagic {
+		return nil, false, fmt.Errorf("%w: its section .sdmagic has %d bytes", ErrUnpredictable, s.virtual)
+	}
+	text, err = readAt(im.r, s.offset, int(s.virtual))
+	return text, err == nil, err
 }
 
 // hashSections hashes each measured section once.
@@ -191,45 +215,72 @@ func (u *uki) hashSections() error {
 	return nil
 }
 
-// programs lists PCR 4: the firmware announces boot options, ends its own part, and starts the UKI, whose stub lets
-// the firmware start the kernel.
-func (u *uki) programs() ([]Event, error) {
-	whole, err := u.im.authenticode()
-	if err != nil {
-		return nil, err
-	}
+// hashPrograms computes the digests under which firmware measures the image and the kernel in it.
+func (u *uki) hashPrograms() error {
 	inner, err := openPE(u.im.content(u.linux), u.linux.virtual)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the kernel in section .linux: %w", err)
+		return fmt.Errorf("cannot read the kernel in section .linux: %w", err)
 	}
-	kernel, err := inner.authenticode()
-	if err != nil {
-		return nil, err
+	if u.program, err = u.im.authenticode(); err != nil {
+		return err
 	}
-	return []Event{
+	u.kernel, err = inner.authenticode()
+	return err
+}
+
+// programEvents lists PCR 4: the firmware announces boot options, ends its own part, and starts the loader or the UKI.
+// The stub lets the firmware start the kernel; with Secure Boot on it has vouched for the kernel itself, so that the
+// firmware neither checks nor measures it.
+func (u *uki) programEvents(w way) []Event {
+	events := []Event{
 		{Digest: digest.Of([]byte(bootAction)), What: "the firmware tries its boot options"},
 		{Digest: digest.Of(make([]byte, 4)), What: "separator"},
-		{Digest: whole, What: "the unified kernel image, as a program"},
-		{Digest: kernel, What: "the kernel in section .linux, as a program"},
-	}, nil
+	}
+	if w.loader != nil {
+		events = append(events, Event{Digest: w.loader.Program, What: "the boot loader, as a program: " + w.loader.What})
+	}
+	events = append(events, Event{Digest: u.program, What: "the unified kernel image, as a program"})
+	if w.secureBoot {
+		return events
+	}
+	return append(events, Event{Digest: u.kernel, What: "the kernel in section .linux, as a program"})
+}
+
+// overrides lists PCR 12. systemd-boot starts the UKI with the image's own command line as load options and measures
+// them; the stub takes load options, and measures them again, unless Secure Boot is on.
+func (u *uki) overrides(w way) []Event {
+	events := []Event{}
+	if w.loader == nil {
+		return events
+	}
+	line := digest.Of(u.options)
+	events = append(events, Event{Digest: line, What: "load options that systemd-boot gives: the kernel command line"})
+	if w.secureBoot {
+		return events
+	}
+	return append(events, Event{Digest: line, What: "load options that systemd-stub took: the kernel command line"})
 }
 
 // kernelInput lists PCR 9: the kernel's EFI stub measures its load options in UTF-16 and the initrd.
-func (u *uki) kernelInput() ([]Event, error) {
+func (u *uki) kernelInput() []Event {
 	events := []Event{}
-	if s, ok, err := u.im.find(".cmdline"); err != nil {
-		return nil, err
-	} else if ok {
-		options, err := u.loadOptions(s)
-		if err != nil {
-			return nil, err
-		}
-		events = append(events, Event{Digest: digest.Of(options), What: "load options: the kernel command line"})
+	if u.options != nil {
+		events = append(events, Event{Digest: digest.Of(u.options), What: "load options: the kernel command line"})
 	}
 	if d, ok := u.digests[".initrd"]; ok {
 		events = append(events, Event{Digest: d, What: "the initial file system"})
 	}
-	return events, nil
+	return events
+}
+
+// readOptions reads the command line.
+func (u *uki) readOptions() error {
+	s, ok, err := u.im.find(".cmdline")
+	if err != nil || !ok {
+		return err
+	}
+	u.options, err = u.loadOptions(s)
+	return err
 }
 
 // loadOptions converts the command line as the stub does. Versions of the stub differ in what they make of control

@@ -3,7 +3,7 @@
 // The signer predicts them from the image and signs them with the release; the server predicts them again from the
 // stored image and refuses a release whose own differ. So publishing firmware is publishing expectations.
 //
-// It promises: PredictUKI reads hostile images with bounded work and flat memory; equal values have equal bytes;
+// It promises: PredictUKI and Predict read hostile images with bounded work and flat memory; equal values have equal bytes;
 // documents are read strictly. It refuses to guess: an image whose measurements it does not know has no prediction,
 // because a wrong one would refuse every device that boots it.
 //
@@ -12,8 +12,12 @@ package reference
 
 import "github.com/cordon-ota/cordon/attestation/digest"
 
-// Version of the Reference Values document that this build writes.
-const Version = 1
+// Versions of the Reference Values document. Version 1 knows one way to boot an image, VersionShapes several; both are
+// read, and each keeps its bytes. Version is also that of a Baseline.
+const (
+	Version       = 1
+	VersionShapes = 2
+)
 
 // MaxBytes bounds a Reference Values document.
 const MaxBytes = 256 << 10
@@ -21,13 +25,41 @@ const MaxBytes = 256 << 10
 // Values are the Reference Values of one image: for each PCR that the image owns, the measurements in order.
 type Values struct {
 	Version int           `json:"version"`
-	Image   digest.SHA256 `json:"image"` // the image that they were predicted from
-	Boot    string        `json:"boot"`  // the boot path that they hold for: BootDirectUKI
-	PCRs    []PCR         `json:"pcrs"`  // rising index
+	Image   digest.SHA256 `json:"image"`            // the image that they were predicted from
+	Boot    string        `json:"boot"`             // the boot path that they hold for: BootDirectUKI, BootSystemdBoot or BootChain
+	PCRs    []PCR         `json:"pcrs"`             // rising index; of the first Shape where there are Shapes
+	Inputs  []Input       `json:"inputs,omitempty"` // VersionShapes: the files beside the image that they were predicted from
+	Shapes  []Shape       `json:"shapes,omitempty"` // VersionShapes: the ways to boot the image; a device must be in one as a whole
 }
 
-// BootDirectUKI is a UKI that the firmware starts itself, Secure Boot on or off as each measurement says.
-const BootDirectUKI = "direct-uki"
+// Boot paths.
+const (
+	BootDirectUKI   = "direct-uki"   // the firmware starts the UKI itself; version 1: with Secure Boot off
+	BootSystemdBoot = "systemd-boot" // the firmware starts systemd-boot, and that starts the UKI
+	BootChain       = "boot-chain"   // what a Chain describes: GRUB, with or without shim
+)
+
+// Input is a file beside the image that decides what a device measures. It lies in the artifact store like the image.
+type Input struct {
+	Kind    string        `json:"kind"` // InputLoader or InputChain
+	SHA256  digest.SHA256 `json:"sha256"`
+	Length  int64         `json:"length"`
+	Program digest.SHA256 `json:"program,omitzero"` // InputLoader: the Authenticode digest that the firmware measures
+	What    string        `json:"what"`             // in plain words: "systemd-boot 252.39-1"
+}
+
+// Kinds of Input.
+const (
+	InputLoader = "loader"
+	InputChain  = "chain"
+)
+
+// Shape is one way to boot the image.
+type Shape struct {
+	What       string `json:"what"`        // in plain words, for people only
+	SecureBoot bool   `json:"secure_boot"` // it is taken when Secure Boot is on, and not when it is off
+	PCRs       []PCR  `json:"pcrs"`        // those that hold something else than Values.PCRs; rising index
+}
 
 // PCR lists the measurements that the image makes into one register, in order, and where they lead.
 type PCR struct {
@@ -40,17 +72,4 @@ type PCR struct {
 type Event struct {
 	Digest digest.SHA256 `json:"sha256"`
 	What   string        `json:"what"` // in plain words, for people only
-}
-
-// Baseline holds the PCRs that the platform's own firmware fills. The offline targets role signs it.
-type Baseline struct {
-	Version int        `json:"version"`
-	Profile string     `json:"profile"` // platform profile, as the inventory names it
-	PCRs    []Platform `json:"pcrs"`
-}
-
-// Platform is the value of one PCR that the platform's firmware owns (0, 2, 3 or 7).
-type Platform struct {
-	Index int           `json:"index"`
-	Value digest.SHA256 `json:"sha256"`
 }

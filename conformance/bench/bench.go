@@ -2,8 +2,8 @@
 //
 // It promises that a ratio is the median of the ratios of interleaved turns, so that a busy machine disturbs both sides
 // alike, and that every figure carries its spread. It counts processor time of the whole process, collection of garbage
-// included, not the time of the clock. It refuses to judge: a ceiling is printed beside a figure, and nothing fails
-// because a machine was slow. Nobody trusts it.
+// included, not the time of the clock. Beside a figure it prints the ceiling that it has, and whether it keeps it; it
+// refuses to fail because a machine was slow. Nobody trusts it.
 package bench
 
 import (
@@ -32,7 +32,16 @@ type Figure struct {
 	Unit    string     `json:"unit"`
 	Spread  [2]float64 `json:"spread"`
 	Ceiling float64    `json:"ceiling,omitzero"` // the design's budget; what is above it has to be explained
+	Met     *bool      `json:"met,omitempty"`    // whether Value is not above Ceiling; absent when there is none
 	Of      []Figure   `json:"of,omitempty"`
+}
+
+// under returns f with its budget; 0 is none.
+func (f Figure) under(ceiling float64) Figure {
+	if ceiling > 0 {
+		f.Ceiling, f.Met = ceiling, new(f.Value <= ceiling)
+	}
+	return f
 }
 
 // LeftOut is a figure that could not be made, and why.
@@ -152,9 +161,7 @@ func (r *Race) Time(i int) Figure { return figure(r.contestants[i].Name, "us", r
 
 // Bytes is what contestant i allocates.
 func (r *Race) Bytes(i int, ceiling float64) Figure {
-	f := figure(r.contestants[i].Name+", allocated", "bytes", []float64{r.bytes[i]})
-	f.Ceiling = ceiling
-	return f
+	return figure(r.contestants[i].Name+", allocated", "bytes", []float64{r.bytes[i]}).under(ceiling)
 }
 
 // Ratio is what contestant i costs in parts of contestant j: the median over the turns.
@@ -164,8 +171,8 @@ func (r *Race) Ratio(i, j int, ceiling float64) Figure {
 		ratios = append(ratios, spent/r.turns[j][n])
 	}
 	f := figure(r.contestants[i].Name+" / "+r.contestants[j].Name, "ratio", ratios)
-	f.Ceiling, f.Of = ceiling, []Figure{r.Time(i), r.Time(j)}
-	return f
+	f.Of = []Figure{r.Time(i), r.Time(j)}
+	return f.under(ceiling)
 }
 
 // figure is the median with its spread, rounded to what can be told apart.

@@ -15,11 +15,22 @@ import (
 func TestRatioIsTheMedianOfTheTurns(t *testing.T) {
 	t.Parallel()
 	r := bench.NewRace([]bench.Contestant{{Name: "a"}, {Name: "b"}}, []float64{10, 20, 30}, []float64{1, 4, 5})
-	want := bench.Figure{Name: "a / b", Value: 6, Unit: "ratio", Spread: [2]float64{5, 10}, Ceiling: 0.5, Of: []bench.Figure{
+	want := bench.Figure{Name: "a / b", Value: 6, Unit: "ratio", Spread: [2]float64{5, 10}, Ceiling: 0.5, Met: new(false), Of: []bench.Figure{
 		{Name: "a", Value: 20, Unit: "us", Spread: [2]float64{10, 30}}, {Name: "b", Value: 4, Unit: "us", Spread: [2]float64{1, 5}},
 	}}
 	if diff := cmp.Diff(want, r.Ratio(0, 1, 0.5)); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// A budget is met by what it allows, and a figure without one says nothing about it.
+func TestFiguresSayWhetherTheyKeepTheirBudget(t *testing.T) {
+	t.Parallel()
+	r := bench.NewRace([]bench.Contestant{{Name: "a"}, {Name: "b"}}, []float64{3}, []float64{2})
+	for ceiling, want := range map[float64]*bool{0: nil, 1.4: new(false), 1.5: new(true), 2: new(true)} {
+		if got := r.Ratio(0, 1, ceiling).Met; !cmp.Equal(got, want) {
+			t.Errorf("1.5 with a budget of %v: got %v, want %v", ceiling, got, want)
+		}
 	}
 }
 

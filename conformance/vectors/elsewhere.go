@@ -21,7 +21,7 @@ func Elsewhere() []Pointer {
 		{"N44", "one endorsement key for two device ids: the id is the digest of the key, so it enrolls again as itself", []string{"server/enroll TestEnrollingAgain", "client/ctl/verify TestRefusesOneAttestationKeyForTwoDevices"}},
 		{"N45", "an activation answer that is replayed, late or used twice", []string{"server/enroll TestChallengeIsUsedOnceInTimeAndForItsRequest"}},
 		{"N46", "a wrong secret, then the right one", []string{"server/enroll TestSecondRoundRefuses"}},
-		{"N47", "an endorsement key with another template: the public area is rebuilt from the certificate and never sent", []string{"attestation/identity TestRefusesToMakeWeakCredentials"}},
+		{"N47", "an endorsement key with another template: the public area is rebuilt from the certificate and never sent", []string{"attestation/identity TestNameOfTheEKIsMadeFromTheStandardTemplate", "attestation/identity TestRefusesToMakeWeakCredentials"}},
 		{"N49", "an emulated TPM where only real manufacturers are pinned", []string{"server/enroll TestGenuineTPMsCannotStandInForEachOther"}},
 		{"N50", "a certification of the TLS key with one part wrong", []string{"attestation/identity TestRefusesCertifications", "attestation/identity TestRefusesTLSKeys"}},
 		{"N51", "another TLS key on the connection than the certified one", []string{"server/enroll TestFirstRoundRefuses", "server/enroll TestForeignConnectionIsRefusedBeforeTheChain"}},
@@ -35,7 +35,9 @@ func Elsewhere() []Pointer {
 		{"N134", "the old release after its deadline: held, never quarantined", []string{"server/appraise TestMissedDeadlineIsOverdueAndNeverQuarantines"}},
 		{"N135", "Reference Values by another role, or of another image than the release's", []string{"artifacts/tufrepo TestProductRoleSpeaksForItsOwnPathsOnly", "server/repository TestPublishRefusals"}},
 		{"N136", "older Reference Values: they are targets, and the repository does not go back", []string{"artifacts/tufrepo TestRefusesRollback"}},
+		{"N137", "the device claims another version than the measured one", []string{"server/appraise TestClaimThatTheQuoteContradictsHoldsUpdates", "server/appraise TestHonestClaimsAgree", "conformance/demo TestClientThatClaimsAnotherReleaseGetsNoUpdate"}},
 		{"N138", "a release below the lowest counter that is allowed", []string{"client TestRefusesDowngrade", "server/segment TestAllow"}},
+		{"N139", "a policy that is tightened after the device passed: stored Evidence, devices that keep silent, the moments before anybody has looked", []string{"server/appraise TestWithdrawnComponentClosesTheDoorBeforeTheSweep", "server/appraise TestPollAppraisesStoredEvidenceFirst", "server/appraise TestSweepDecidesByWhatChanged", "conformance/demo TestWithdrawnImageReachesADeviceThatKeepsSilent"}},
 		{"N140", "failed, then silent, then passed: quarantine sticks", []string{"server/fleet TestOnlyProvenWrongStatesQuarantineAndItSticks"}},
 		{"N141", "a pass that arrives after a person's quarantine", []string{"server/appraise TestConflictIsDecidedAgain"}},
 		{"N142", "two pieces of Evidence at once", []string{"server/appraise TestConcurrentPolls"}},
@@ -48,8 +50,5 @@ func Elsewhere() []Pointer {
 
 // NotHeld lists the cases that nothing holds yet.
 func NotHeld() []Missing {
-	return []Missing{
-		{"N48", "the serial number of an endorsement certificate is on a deny list", "there is no deny list of endorsement certificates; retiring the device is the way out"},
-		{"N137", "the device claims another version than the measured one", "the measured release alone decides and the claim decides nothing, but a difference between the two is not told as a reason"},
-	}
+	return nil
 }

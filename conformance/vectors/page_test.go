@@ -101,11 +101,14 @@ func page(t *testing.T, r recorded) string {
 			fmt.Fprintf(&b, "| %s %s | %s | %s%s%s |\n", c.ID, c.Name, about, c.Outcome(), reasons(c.Reasons), r.cells(c))
 		}
 	}
+	b.WriteString(identityChapter())
 	b.WriteString("\n## Held by tests of other layers\n\nEnrollment, challenges, the server's state and the road of an artifact are no matter of one appraisal.\n\n| case | what | tests |\n|---|---|---|\n")
 	for _, p := range vectors.Elsewhere() {
 		fmt.Fprintf(&b, "| %s | %s | `%s` |\n", p.Case, p.About, strings.Join(p.Tests, "`, `"))
 	}
-	b.WriteString("\n## Held by nothing yet\n\n| case | what | why |\n|---|---|---|\n")
+	if len(vectors.NotHeld()) > 0 {
+		b.WriteString("\n## Held by nothing yet\n\n| case | what | why |\n|---|---|---|\n")
+	}
 	for _, m := range vectors.NotHeld() {
 		fmt.Fprintf(&b, "| %s | %s | %s |\n", m.Case, m.About, m.Why)
 	}

@@ -37,9 +37,13 @@ func TestMain(m *testing.M) {
 
 func load(t *testing.T) []vectors.Vector {
 	t.Helper()
-	all, err := vectors.Load(os.DirFS(folder))
-	if err != nil {
-		t.Fatal(err)
+	var all []vectors.Vector
+	for _, dir := range []string{folder, identityFolder} {
+		some, err := vectors.Load(os.DirFS(dir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, some...)
 	}
 	return all
 }

@@ -1,9 +1,10 @@
 // Package vectors is negative evidence as files, and a runner that asks any verifier about them.
 //
-// A vector is one question: Evidence with everything that a verifier must know beside it, or the bytes of an Evidence
-// document; and the one right answer. The files in the folder negative are generated from the cases of
-// attestation/evidencetest by this package's test with -update; the same code always writes the same bytes. The folder
-// measured-boot holds recorded, genuine evidence, and the folder ek genuine endorsement certificates.
+// A vector is one question: Evidence with everything that a verifier must know beside it, the bytes of an Evidence
+// document, an endorsement certificate, or a certification of a key; and the one right answer. The files in the folders
+// negative and identity are generated from the cases of attestation/evidencetest by this package's test with -update;
+// the same code always writes the same bytes. The folder measured-boot holds recorded, genuine evidence, and the folder
+// ek genuine endorsement certificates and certifications.
 //
 // It promises to judge outcomes first: a verifier that refuses for another reason is told apart from one that accepts.
 // It refuses vectors of another format and answers to other questions.
@@ -42,12 +43,25 @@ const (
 	Undecidable = "undecidable" // the verifier's own side is incomplete; nobody passes and nobody is quarantined
 )
 
-// Question is what a verifier is asked. Either Input or Document is set.
+// Question is what a verifier is asked. Exactly one of Input, Document, EK and Certify is set.
 type Question struct {
 	Name     string             `json:"name"`
 	Input    *attestation.Input `json:"input,omitempty"`
 	Log      []byte             `json:"log,omitzero"`      // the event log that the verifier has; absent when it has none
 	Document []byte             `json:"document,omitzero"` // the bytes of an Evidence document, which must not be taken
+	EK       *EKQuestion        `json:"ek,omitempty"`
+	Certify  *CertifyQuestion   `json:"certify,omitempty"`
+}
+
+// kinds is how many kinds of question q is.
+func (q Question) kinds() int {
+	n := 0
+	for _, set := range []bool{q.Input != nil, q.Document != nil, q.EK != nil, q.Certify != nil} {
+		if set {
+			n++
+		}
+	}
+	return n
 }
 
 // Answer is what a verifier says.
@@ -103,7 +117,7 @@ func Decode(b []byte) (Vector, error) {
 	if err := json.Unmarshal(b, &v, json.RejectUnknownMembers(true)); err != nil {
 		return Vector{}, fmt.Errorf("%w: %w", ErrVector, err)
 	}
-	if v.Format != Format || v.Question.Name == "" || v.Answer.Name != v.Question.Name || (v.Question.Input == nil) == (v.Question.Document == nil) {
+	if v.Format != Format || v.Question.Name == "" || v.Answer.Name != v.Question.Name || v.Question.kinds() != 1 {
 		return Vector{}, fmt.Errorf("%w: format %d of %q", ErrVector, v.Format, v.Question.Name)
 	}
 	return v, nil
@@ -121,7 +135,14 @@ func (v Vector) Encode() ([]byte, error) {
 // Ask is cordon's own verifier, in process. verdict is what it wrote, nil when it wrote none.
 func Ask(q Question) (a Answer, verdict []byte, err error) {
 	a.Name = q.Name
-	if q.Input == nil {
+	switch {
+	case q.EK != nil:
+		a.Reasons, err = q.EK.ask()
+		return a.decided(err)
+	case q.Certify != nil:
+		a.Reasons, err = q.Certify.ask()
+		return a.decided(err)
+	case q.Input == nil:
 		a.Outcome, a.Reasons = document(q.Document)
 		return a, nil, nil
 	}
@@ -138,6 +159,17 @@ func Ask(q Question) (a Answer, verdict []byte, err error) {
 	a.Outcome, a.Reasons = string(v.Outcome), v.Reasons()
 	verdict, err = v.Marshal()
 	return a, verdict, err
+}
+
+// decided completes an answer that has no verdict.
+func (a Answer) decided(err error) (Answer, []byte, error) {
+	if err != nil {
+		return Answer{}, nil, fmt.Errorf("cannot ask about %s: %w", a.Name, err)
+	}
+	if a.Outcome = Affirmed; len(a.Reasons) > 0 {
+		a.Outcome = Refused
+	}
+	return a, nil, nil
 }
 
 // document answers for bytes that may be no Evidence. Evidence alone, however well-formed, affirms nothing.

@@ -58,13 +58,21 @@ func vector(t testing.TB, c evidencetest.Case) vectors.Vector {
 // The files are what the cases make, byte for byte, and small enough to live in the repository.
 func TestVectorsAreCurrent(t *testing.T) {
 	t.Parallel()
-	want := map[string][]byte{}
-	total := 0
+	var all []vectors.Vector
 	for _, c := range evidencetest.Cases() {
 		if c.Large {
 			continue
 		}
-		v := vector(t, c)
+		all = append(all, vector(t, c))
+	}
+	compareFolder(t, folder, all)
+}
+
+func compareFolder(t *testing.T, folder string, all []vectors.Vector) {
+	t.Helper()
+	want := map[string][]byte{}
+	total := 0
+	for _, v := range all {
 		b, err := v.Encode()
 		if err != nil {
 			t.Fatal(err)
@@ -109,11 +117,7 @@ func TestVectorsAreCurrent(t *testing.T) {
 // The files alone, as anybody else would use them: the right answer, the same verdict to the byte, in bounded memory.
 // Not parallel: what others allocate would count.
 func TestOurVerifierAnswersEveryVector(t *testing.T) {
-	all, err := vectors.Load(os.DirFS(folder))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, v := range all {
+	for _, v := range load(t) {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		got, verdict, err := vectors.Ask(v.Question)
@@ -173,6 +177,9 @@ func TestEveryNumberIsHeld(t *testing.T) {
 	for _, c := range evidencetest.Cases() {
 		held[c.ID] = true
 	}
+	for _, c := range evidencetest.IdentityCases() {
+		held[c.ID] = true
+	}
 	for _, p := range vectors.Elsewhere() {
 		held[p.Case] = true
 	}
@@ -219,6 +226,11 @@ func TestEveryReasonOfAnAppraisalHasAVector(t *testing.T) {
 	t.Parallel()
 	seen := map[reason.Reason]bool{}
 	for _, c := range evidencetest.Cases() {
+		for _, r := range c.Reasons {
+			seen[r] = true
+		}
+	}
+	for _, c := range evidencetest.IdentityCases() {
 		for _, r := range c.Reasons {
 			seen[r] = true
 		}
@@ -270,6 +282,11 @@ func FuzzAsk(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	about, err := filepath.Glob(filepath.Join(identityFolder, "*o*.json"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	files = append(files, about...)
 	for _, path := range files {
 		b, err := os.ReadFile(path)
 		if err != nil {
