@@ -20,8 +20,10 @@ check:
         if [ -n "$unformatted" ]; then printf 'not formatted: run gofmt -w on\n%s\n' "$unformatted" >&2; exit 1; fi
     go vet ./...
     go vet -tags interop ./artifacts/s3store ./conformance/...
+    go vet -tags device ./conformance/device
     @[ -x "{{ tools }}/staticcheck" ] || GOBIN="{{ tools }}" GOFLAGS= go install honnef.co/go/tools/cmd/staticcheck@{{ staticcheck }}
     "{{ tools }}/staticcheck" ./...
+    "{{ tools }}/staticcheck" -tags device ./conformance/device
     "{{ tools }}/staticcheck" -tags interop ./artifacts/s3store ./conformance/...
     go test ./conformance
     go test ./attestation/... ./artifacts ./artifacts/provenance ./artifacts/tufrepo ./server/fleet ./server/rollout
@@ -34,6 +36,10 @@ test:
 test-interop *args:
     go test -tags interop -timeout 40m {{ args }} ./conformance/interop ./conformance/vectors ./conformance/bench ./artifacts/s3store
     go test -tags interop -timeout 40m -run MinIO {{ args }} ./conformance/parts
+
+# all scenarios of the machine under test: real firmware, TPM, boot loader and kernel (tests with the build tag device); about ten minutes on two quiet cores
+test-device *args:
+    go test -tags device -timeout 120m -v {{ args }} ./conformance/device
 
 # what an appraisal costs, against go-tpm-tools and go-attestation in the same run: one JSON object
 bench:

@@ -24,6 +24,13 @@ type Policy struct {
 	Approvals      int             `json:"approvals"` // how many people approve before a release is published; 0..4
 	SecureBoot     bool            `json:"secure_boot"`
 	RequiredPCRs   []int           `json:"required_pcrs,omitempty"` // empty: attestation.DefaultRequiredPCRs
+	Baselines      *BaselinePolicy `json:"baselines,omitempty"`     // nil: the offline targets role alone signs platform baselines
+}
+
+// BaselinePolicy names who may say what a platform's firmware measures, beside the offline targets role.
+type BaselinePolicy struct {
+	Signers   []Publisher `json:"signers"`
+	Threshold int         `json:"threshold"` // how many different signers must have signed; at least 1
 }
 
 // Publisher is one identity that may sign releases: a certificate identity (Issuer, Subject, ...) or a key (KeyPEM).
@@ -55,9 +62,23 @@ func (p Policy) Validate() error {
 		errs = append(errs, fmt.Errorf("approvals is %d, want 0 to %d", p.Approvals, MaxApprovals))
 	}
 	errs = append(errs, validTier("minimum_tier", p.MinimumTier), validPCRs(p.RequiredPCRs),
-		validDigests("withdrawn", p.Withdrawn), validDigests("recovery", p.Recovery), validPublishers(p.Publishers))
+		validDigests("withdrawn", p.Withdrawn), validDigests("recovery", p.Recovery), validPublishers(p.Publishers), p.Baselines.validate())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%w: %w", ErrPolicy, err)
+	}
+	return nil
+}
+
+// validate accepts nil: then nobody but the offline targets role signs baselines.
+func (b *BaselinePolicy) validate() error {
+	if b == nil {
+		return nil
+	}
+	if err := validPublishers(b.Signers); err != nil {
+		return fmt.Errorf("baselines: %w", err)
+	}
+	if b.Threshold < 1 || b.Threshold > len(b.Signers) {
+		return fmt.Errorf("baselines: threshold is %d, want 1 to the number of signers, %d", b.Threshold, len(b.Signers))
 	}
 	return nil
 }

@@ -140,6 +140,9 @@ func New(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	c.state = c.store.loadState(id)
+	if err := cfg.TPM.UseGeneration(c.state.AKGeneration); err != nil {
+		return nil, err
+	}
 	if c.trust, err = loadTrust(c.store, cfg.Trust, id, c.now()); err != nil {
 		return nil, err
 	}

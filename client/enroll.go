@@ -36,38 +36,51 @@ func (c *Client) Enroll(ctx context.Context) (Enrollment, error) {
 }
 
 func (c *Client) enroll(ctx context.Context) (Enrollment, error) {
+	if c.state.AKNext > 0 { // a rotation was cut short
+		e, err := c.rotate(ctx)
+		if err != nil || e.Lifecycle != "" {
+			return e, err
+		}
+	}
+	return c.enrollKnown(ctx)
+}
+
+// enrollOnce enrolls with the attestation key that the TPM uses now, certified by the generation before if that is given.
+// known is the Name of the attestation key that the server has registered, when it refused because of that.
+func (c *Client) enrollOnce(ctx context.Context, before *uint32) (e Enrollment, known []byte, err error) {
 	if err := c.ensureCounter(); err != nil {
-		return Enrollment{}, err
+		return Enrollment{}, nil, err
 	}
 	first, err := c.enrollRequest()
 	if err != nil {
-		return Enrollment{}, err
+		return Enrollment{}, nil, err
 	}
 	ch, err := c.dialer.open(ctx)
 	if err != nil {
-		return Enrollment{}, err
+		return Enrollment{}, nil, err
 	}
 	defer ch.close()
 	var offer wire.EnrollChallenge
-	if refused, err := c.round(ctx, ch, wire.PathEnroll, first, &offer); refused != nil || err != nil {
-		return Enrollment{Device: c.id.String(), Refusals: refused}, err
+	if _, refused, err := c.round(ctx, ch, wire.PathEnroll, first, &offer); refused != nil || err != nil {
+		return Enrollment{Device: c.id.String(), Refusals: refused}, nil, err
 	}
 	if offer.Device != c.id.String() {
-		return Enrollment{}, fmt.Errorf("%w: it calls this device %.80q, its TPM says %q", ErrServer, offer.Device, c.id)
+		return Enrollment{}, nil, fmt.Errorf("%w: it calls this device %.80q, its TPM says %q", ErrServer, offer.Device, c.id)
 	}
-	second, err := c.activateRequest(ctx, ch, first, offer)
+	second, err := c.activateRequest(ctx, ch, first, offer, before)
 	if err != nil {
-		return Enrollment{}, err
+		return Enrollment{}, nil, err
 	}
 	var done wire.ActivateAnswer
-	if refused, err := c.round(ctx, ch, wire.PathActivate, second, &done); refused != nil || err != nil {
-		return Enrollment{Device: c.id.String(), Refusals: refused}, err
+	if p, refused, err := c.round(ctx, ch, wire.PathActivate, second, &done); refused != nil || err != nil {
+		return Enrollment{Device: c.id.String(), Refusals: refused}, p.AKName, err
 	}
 	if done.Device != c.id.String() {
-		return Enrollment{}, fmt.Errorf("%w: it activated another device, %.80q", ErrServer, done.Device)
+		return Enrollment{}, nil, fmt.Errorf("%w: it activated another device, %.80q", ErrServer, done.Device)
 	}
 	crash.Here(crash.AgentActivatedAnswer)
-	return c.enrolled(done)
+	e, err = c.enrolled(done)
+	return e, nil, err
 }
 
 // ensureCounter makes the release counter if it is missing, and remembers that before it does.
@@ -86,8 +99,16 @@ func (c *Client) ensureCounter() error {
 }
 
 func (c *Client) enrollRequest() (wire.EnrollRequest, error) {
+	out := wire.EnrollRequest{HardwareID: c.cfg.HardwareID, Token: c.cfg.Token}
 	ek, err := c.cfg.TPM.EKCertificate()
-	if err != nil {
+	switch {
+	case err == nil:
+		out.EKCertificate = ek.Raw
+	case errors.Is(err, tpm.ErrNoEKCertificate): // a server may admit it on somebody's word
+		if out.EKPublic, err = c.cfg.TPM.EKPublic(); err != nil {
+			return wire.EnrollRequest{}, err
+		}
+	default:
 		return wire.EnrollRequest{}, err
 	}
 	ak, err := c.cfg.TPM.AKPublic()
@@ -98,11 +119,13 @@ func (c *Client) enrollRequest() (wire.EnrollRequest, error) {
 	if err != nil {
 		return wire.EnrollRequest{}, err
 	}
-	return wire.EnrollRequest{EKCertificate: ek.Raw, AKPublic: ak, TLSPublic: tls, HardwareID: c.cfg.HardwareID, Token: c.cfg.Token}, nil
+	out.AKPublic, out.TLSPublic = ak, tls
+	return out, nil
 }
 
-// activateRequest answers the credential: only the TPM with that endorsement key and that attestation key can.
-func (c *Client) activateRequest(ctx context.Context, ch *channel, first wire.EnrollRequest, offer wire.EnrollChallenge) (wire.ActivateRequest, error) {
+// activateRequest answers the credential: only the TPM with that endorsement key and that attestation key can. before is
+// the generation of the attestation key that this one follows, nil if it follows none.
+func (c *Client) activateRequest(ctx context.Context, ch *channel, first wire.EnrollRequest, offer wire.EnrollChallenge, before *uint32) (wire.ActivateRequest, error) {
 	secret, err := c.cfg.TPM.ActivateCredential(offer.Credential, offer.EncryptedSecret)
 	if err != nil {
 		return wire.ActivateRequest{}, err
@@ -128,32 +151,38 @@ func (c *Client) activateRequest(ctx context.Context, ch *channel, first wire.En
 	if out.Certify, out.CertifySignature, err = c.cfg.TPM.CertifyTLS(transcript[:]); err != nil {
 		return wire.ActivateRequest{}, err
 	}
+	if before != nil {
+		if out.AKCertify, out.AKCertifySignature, err = c.cfg.TPM.CertifyAK(*before, transcript[:]); err != nil {
+			return wire.ActivateRequest{}, err
+		}
+	}
 	mac := hmac.New(sha256.New, secret)
 	mac.Write(transcript[:])
 	out.HMAC = mac.Sum(nil)
 	return out, nil
 }
 
-// round makes one exchange of enrollment. A refusal of the server is a value.
-func (c *Client) round(ctx context.Context, ch *channel, path string, req, res any) ([]Refusal, error) {
+// round makes one exchange of enrollment. A refusal of the server is a value, and comes with its document.
+func (c *Client) round(ctx context.Context, ch *channel, path string, req, res any) (wire.Problem, []Refusal, error) {
 	body, err := json.Marshal(req)
 	if err != nil {
-		return nil, fmt.Errorf("cannot encode request: %w", err)
+		return wire.Problem{}, nil, fmt.Errorf("cannot encode request: %w", err)
 	}
 	if len(body) > wire.MaxEnrollBytes {
-		return nil, fmt.Errorf("cannot enroll: request of %d bytes, at most %d", len(body), wire.MaxEnrollBytes)
+		return wire.Problem{}, nil, fmt.Errorf("cannot enroll: request of %d bytes, at most %d", len(body), wire.MaxEnrollBytes)
 	}
 	a, err := ch.send(ctx, http.MethodPost, path, body, wire.MaxAnswerBytes)
 	if err != nil {
-		return nil, err
+		return wire.Problem{}, nil, err
 	}
 	if a.status == http.StatusOK {
 		if err := json.Unmarshal(a.body, res); err != nil {
-			return nil, fmt.Errorf("%w: %s: %v", ErrServer, path, err)
+			return wire.Problem{}, nil, fmt.Errorf("%w: %s: %v", ErrServer, path, err)
 		}
-		return nil, nil
+		return wire.Problem{}, nil, nil
 	}
-	return refusalOf(path, a)
+	refused, err := refusalOf(path, a)
+	return a.problem(), refused, err
 }
 
 // enrolled keeps what the server said.

@@ -11,6 +11,7 @@ import (
 	"github.com/cordon-ota/cordon/artifacts/provenance"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
+	"github.com/cordon-ota/cordon/client/installer"
 	"github.com/cordon-ota/cordon/client/wire"
 )
 
@@ -99,14 +100,10 @@ func (c *Client) afterBoot(ctx context.Context) error {
 	if clock.ResetCount == j.Resets {
 		return nil // the restart is still to come
 	}
-	c.state.Boot = &wire.BootReport{Result: bootFallback, Version: name, Detail: "another slot was booted than the one under trial"}
-	c.event(reason.Reason(""), "the trial of "+name+" fell back")
-	for _, p := range j.Parts {
-		if c.state.Failures == nil || len(c.state.Failures) > maxInstall {
-			c.state.Failures = map[string]int{}
-		}
-		c.state.Failures[p.SHA256.String()]++
-	}
+	failed := c.failed(ctx, j)
+	c.state.Boot = &wire.BootReport{Result: bootFallback, Version: name, Detail: cutText(failed)}
+	c.event(reason.Reason(""), "the trial of "+name+" fell back: "+failed)
+	c.log.Warn("a trial fell back", "release", name, "cause", failed)
 	for _, r := range c.running {
 		if err := r.installer.Rollback(ctx); err != nil {
 			return fmt.Errorf("cannot clean up after a failed trial: %w", err)
@@ -115,6 +112,40 @@ func (c *Client) afterBoot(ctx context.Context) error {
 	c.save()
 	crash.Here(crash.AgentFellBack)
 	return c.dropJournal()
+}
+
+// failed says why the trial of j did not last, and counts it against its images: as many times as the boot loader has
+// started them, or once where it does not say.
+func (c *Client) failed(ctx context.Context, j journal) string {
+	cause := "another slot was booted than the one under trial"
+	for _, p := range j.Parts {
+		n := 1
+		if tries, ok := c.tries(ctx, p); ok {
+			n = max(n, tries.Used)
+			cause = fmt.Sprintf("the boot loader used %d of %d tries of %s and booted another image", tries.Used, tries.Of, tries.Name)
+		}
+		if c.state.Failures == nil || len(c.state.Failures) > maxInstall {
+			c.state.Failures = map[string]int{}
+		}
+		c.state.Failures[p.SHA256.String()] += n
+	}
+	return cause
+}
+
+// tries asks the installer of a part how often its image was started. Where it cannot tell, the fallback counts once.
+func (c *Client) tries(ctx context.Context, p journalPart) (installer.Tries, bool) {
+	for _, r := range c.running {
+		counter, ok := r.installer.(installer.Counter)
+		if !ok || r.installer.Name() != p.Installer {
+			continue
+		}
+		tries, ok, err := counter.Tries(ctx, installer.Image{Component: p.Component, SHA256: p.SHA256, Length: p.Length})
+		if err != nil {
+			c.log.Warn("cannot tell how often a trial was started", "component", p.Component, "error", err.Error())
+		}
+		return tries, ok && err == nil
+	}
+	return installer.Tries{}, false
 }
 
 // staged is a trial that was proven in this boot.

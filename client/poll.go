@@ -43,6 +43,7 @@ func (c *Client) Check(ctx context.Context) (Result, error) {
 	if err := c.afterBoot(ctx); err != nil {
 		return Result{}, err
 	}
+	c.noteLockout()
 	ch, err := c.dialer.open(ctx)
 	if err != nil {
 		return Result{}, err
@@ -70,6 +71,7 @@ type conversation struct {
 	sent   int           // events in the poll that is under way
 	beacon digest.SHA256 // that it names
 	ok     bool          // it proves a trial boot over a challenge
+	locked bool          // the TPM does not quote now
 }
 
 func (t *conversation) run(ctx context.Context) error {
@@ -148,9 +150,11 @@ func (t *conversation) poll(ctx context.Context, want string) (again string, err
 		return "", err
 	}
 	body, err := c.pollBody(ctx, t.ch, nonce, quoted, want == wire.WantLog)
-	if errors.Is(err, tpm.ErrLockedOut) {
+	if errors.Is(err, tpm.ErrLockedOut) { // the poll goes out all the same: a device that says why it is silent is not lost
+		t.locked = true
 		t.refuse(reason.TPMLockedOut, "%v", err)
-		return "", nil
+		nonce = nil
+		body, err = c.pollBody(ctx, t.ch, nil, false, false)
 	}
 	if err != nil {
 		return "", err
@@ -258,8 +262,8 @@ func (t *conversation) accept(ctx context.Context, p wire.PollAnswer) (again str
 	if len(p.Challenge) > 0 {
 		c.fresh = challenge{bytes: p.Challenge, at: c.now()}
 	}
-	if p.EvidenceWanted == wire.WantQuote || p.EvidenceWanted == wire.WantLog {
-		return p.EvidenceWanted, nil
+	if wanted := p.EvidenceWanted; !t.locked && (wanted == wire.WantQuote || wanted == wire.WantLog) {
+		return wanted, nil
 	}
 	t.result.Refusals = append(t.result.Refusals, fromServer(p.Refusal)...)
 	return "", nil

@@ -80,11 +80,12 @@ func jitter(d time.Duration) time.Duration {
 // Step does what is due now, once: it enrolls if the server does not know the device, checks, commits a trial that is
 // proven, and installs an update. Refusals are in the Result; an Update that is in the Result was staged.
 func (c *Client) Step(ctx context.Context) (Result, error) {
+	c.settle(ctx)
 	if refused, err := c.enrollIfNeeded(ctx); err != nil || refused != nil {
 		return Result{Refusals: refused}, err
 	}
 	r, err := c.Check(ctx)
-	if errors.Is(err, ErrNotEnrolled) || (err == nil && r.Reenroll) {
+	if errors.Is(err, ErrNotEnrolled) || (err == nil && (r.Reenroll || unknownKey(r.Refusals))) {
 		e, enrollErr := c.Enroll(ctx)
 		if enrollErr != nil || e.Lifecycle == "" {
 			return Result{Refusals: e.Refusals, Next: r.Next}, enrollErr

@@ -60,6 +60,8 @@ type server struct {
 	onPoll   func(w http.ResponseWriter, r *http.Request) bool      // replaces an answer; true: done
 	onBase   func(uint64) uint64                                    // what enrollment says that the base is
 	onLost   func(body []byte) bool                                 // true: the answer was made but is lost
+	onAK     func(committed bool) bool                              // around the commit of an enrollment; true: the power is cut
+	noRotate bool                                                   // it takes no other attestation key over
 	onImage  func(w http.ResponseWriter, r *http.Request, b []byte) // sends artifact bytes
 }
 
@@ -147,7 +149,10 @@ func (s *server) enroll(w http.ResponseWriter, r *http.Request) {
 		s.failed(w, "enroll: %v", err)
 		return
 	}
-	ek, problems := identity.VerifyEK(req.EKCertificate, s.inter, s.roots, start)
+	ek, problems := identity.EKWithoutCertificate(req.EKPublic)
+	if len(req.EKCertificate) > 0 {
+		ek, problems = identity.VerifyEK(req.EKCertificate, s.inter, s.roots, start)
+	}
 	if problems != nil {
 		s.failed(w, "EK: %v", problems)
 		return
@@ -199,17 +204,44 @@ func (s *server) activate(w http.ResponseWriter, r *http.Request) {
 		s.failed(w, "activate: wrong HMAC or challenge")
 		return
 	}
+	if !s.succeeds(w, ak, transcript[:], req) {
+		return
+	}
+	if s.onAK != nil && s.onAK(false) {
+		panic(http.ErrAbortHandler)
+	}
 	s.ak, s.spki, s.proven = ak, r.TLS.PeerCertificates[0].RawSubjectPublicKeyInfo, 0
 	key, _ := x509.MarshalPKIXPublicKey(tlsKey.Key)
 	if !bytes.Equal(key, s.spki) {
 		s.failed(w, "activate: the connection does not use the certified key")
 		return
 	}
+	if s.onAK != nil && s.onAK(true) {
+		panic(http.ErrAbortHandler)
+	}
 	s.base = claims.Counter.Index
 	if s.onBase != nil {
 		s.base = s.onBase(s.base)
 	}
 	s.reply(w, wire.ActivateAnswer{Device: s.device, Lifecycle: "active", CounterBase: s.base, HardwareID: hardware})
+}
+
+// succeeds refuses another attestation key than the registered one, unless that one certified it.
+func (s *server) succeeds(w http.ResponseWriter, ak identity.Public, transcript []byte, req wire.ActivateRequest) bool {
+	if s.ak.Raw == nil || bytes.Equal(s.ak.Raw, ak.Raw) {
+		return true
+	}
+	if req.AKCertify == nil || s.noRotate {
+		w.WriteHeader(http.StatusForbidden)
+		b, _ := json.Marshal(wire.Problem{Status: http.StatusForbidden, Reason: reason.AKNotBound, Title: "refused", AKName: s.ak.Name})
+		_, _ = w.Write(b)
+		return false
+	}
+	if p := identity.VerifySuccessor(s.ak, identity.QualifiedNameUnderEndorsement(s.ak.Name), req.AKCertify, req.AKCertifySignature, transcript, ak); p != nil {
+		s.failed(w, "successor: %v", p)
+		return false
+	}
+	return true
 }
 
 // check verifies a quote against the connection it came over.
@@ -264,7 +296,9 @@ func (s *server) poll(w http.ResponseWriter, r *http.Request) {
 	}
 	s.polls, s.bodies = append(s.polls, req), append(s.bodies, body)
 	var p wire.PollAnswer
-	if err := s.judge(r, req, claims, &p); err != nil {
+	if err := s.judge(r, req, claims, &p); errors.Is(err, quote.ErrSignature) {
+		p.Verdict, p.Refusal = string(attestation.Refused), []wire.Refusal{{Reason: reason.QuoteSignatureInvalid}}
+	} else if err != nil {
 		s.failed(w, "poll: %v", err)
 		return
 	}

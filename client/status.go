@@ -23,7 +23,8 @@ type Status struct {
 	Refusals   []Refusal        `json:"refusals,omitempty"`
 	Update     string           `json:"update,omitempty"` // product/version that is under way
 	Step       string           `json:"step,omitempty"`
-	Events     int              `json:"events"` // not yet reported
+	LockedOut  bool             `json:"locked_out,omitempty"` // the TPM is in dictionary-attack lockout
+	Events     int              `json:"events"`               // not yet reported
 }
 
 // ReadStatus reads the state directory of a device, also while a client works with it.
@@ -38,7 +39,7 @@ func ReadStatus(dir string) (Status, error) {
 	out := Status{
 		Device: st.Device, Enrolled: st.Enrolled, Lifecycle: st.Lifecycle, HardwareID: st.HardwareID, Verdict: st.Verdict,
 		LeaseUntil: st.LeaseUntil, LastPoll: st.LastPoll, Versions: st.Versions, Installed: st.Installed, Boot: st.Boot,
-		Refusals: st.Refusals, Events: len(st.Events),
+		Refusals: st.Refusals, LockedOut: st.LockedOut, Events: len(st.Events),
 	}
 	if j, ok := (&Client{store: s}).loadJournal(); ok {
 		out.Update, out.Step = artifacts.ReleaseName(j.Product, j.Version), j.Step

@@ -13,6 +13,7 @@ import (
 	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/identity"
+	"github.com/cordon-ota/cordon/client/tpm"
 	"github.com/cordon-ota/cordon/client/wire"
 )
 
@@ -37,12 +38,18 @@ const (
 // state is what the client remembers. All of it is a hint: a missing or edited state costs a round trip or an answer,
 // never a check.
 type state struct {
-	Device     string           `json:"device,omitempty"` // for whom this directory was written
-	Enrolled   bool             `json:"enrolled,omitempty"`
-	Lifecycle  string           `json:"lifecycle,omitempty"`
-	Base       *uint64          `json:"base,omitempty"`        // of the release counter, as agreed on; see checkBase
-	CounterNew bool             `json:"counter_new,omitempty"` // the counter was made anew and no base is agreed on yet
-	HardwareID string           `json:"hardware_id,omitempty"`
+	Device     string  `json:"device,omitempty"` // for whom this directory was written
+	Enrolled   bool    `json:"enrolled,omitempty"`
+	Lifecycle  string  `json:"lifecycle,omitempty"`
+	Base       *uint64 `json:"base,omitempty"`        // of the release counter, as agreed on; see checkBase
+	CounterNew bool    `json:"counter_new,omitempty"` // the counter was made anew and no base is agreed on yet
+	HardwareID string  `json:"hardware_id,omitempty"`
+
+	// Which attestation key is in use, and to which one it is being rotated; 0 for none. A wrong one is found out by the
+	// server, see enrollKnown.
+	AKGeneration uint32 `json:"ak_generation,omitzero"`
+	AKNext       uint32 `json:"ak_next,omitzero"`
+
 	Floor      clockFloor       `json:"floor,omitzero"`
 	Proven     digest.SHA256    `json:"proven,omitzero"`      // beacon that was affirmed last
 	ProvenBoot uint32           `json:"proven_boot,omitzero"` // TPM reset count then
@@ -54,7 +61,8 @@ type state struct {
 	Installed  []wire.Installed `json:"installed,omitempty"`
 	Boot       *wire.BootReport `json:"boot,omitempty"` // what the last trial came to
 	Failures   map[string]int   `json:"failures,omitempty"`
-	Versions   Versions         `json:"versions,omitzero"` // for `status` only
+	LockedOut  bool             `json:"locked_out,omitempty"` // the TPM was in lockout at the last check
+	Versions   Versions         `json:"versions,omitzero"`    // for `status` only
 	Chain      [][]byte         `json:"certificate,omitempty"`
 }
 
@@ -180,6 +188,9 @@ func (s store) loadState(id identity.DeviceID) state {
 	var st state
 	if !s.readJSON(fileState, &st) || st.Device != id.String() {
 		return state{Device: id.String()}
+	}
+	if st.AKGeneration > tpm.MaxGeneration || st.AKNext > tpm.MaxGeneration {
+		st.AKGeneration, st.AKNext = 0, 0
 	}
 	if len(st.Events) > maxEvents {
 		st.Events = st.Events[:maxEvents]

@@ -12,6 +12,7 @@ import (
 	"github.com/cordon-ota/cordon/artifacts/tlog"
 	"github.com/cordon-ota/cordon/artifacts/tufrepo"
 	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/attestation/eventlog"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/attestation/reference"
 	"github.com/cordon-ota/cordon/client/api"
@@ -51,6 +52,7 @@ var advice = [...]struct {
 	{keyless.ErrOwnRoot, usage, "give the trusted_root.json that belongs to the signing config"},
 	{keyless.ErrNoPolicy, refused, "check --product; the holders set a policy with 'cordon-sign product set'"},
 	{keyless.ErrKeysOnly, refused, "sign with --key, or let the holders add a publisher with issuer and subject: cordon-sign product set"},
+	{keyless.ErrNoSigners, refused, "let the holders name baseline signers: [[baseline_signer]] in the policy file, then cordon-sign product set"},
 	{keyless.ErrNoTrustedRoot, refused, "let the holders sign it: cordon-sign product trusted-root --file trusted_root.json"},
 	{keyless.ErrRepository, refused, "check the clock of this machine and the server's log; its repository does not prove itself"},
 	{keyless.ErrRefused, refused, "run the same command again; if it stays, show the message to whoever runs the Sigstore"},
@@ -73,7 +75,12 @@ var advice = [...]struct {
 	{ceremony.ErrInvalid, refused, "compare the directory with the holders' copies, or build the change again"},
 	{publish.ErrConflict, refused, "choose a new version, or leave --counter away if the message is about it; a published version never changes"},
 	{publish.ErrNotUKI, refused, "give the UKI, or add measured=no if the firmware does not measure this image"},
-	{reference.ErrUnpredictable, refused, "build the UKI with systemd-stub 252 and without the section that the message names"},
+	{reference.ErrUnpredictable, refused, "what is known: a UKI of systemd-stub 252 without the section that the message names, started by the firmware or by systemd-boot 252; a boot by GRUB, described with boot_chain"},
+	{reference.ErrNotLoader, usage, "give the systemd-boot that devices start, such as /usr/lib/systemd/boot/efi/systemd-bootx64.efi, signed as on the devices"},
+	{reference.ErrInputs, usage, "give each boot loader once, at most 4 of them, or one boot chain"},
+	{reference.ErrChain, usage, "describe the boot of a golden machine with 'cordon-sign boot-chain --log FILE'"},
+	{eventlog.ErrMalformed, usage, "give the log as the kernel exports it: /sys/kernel/security/tpm0/binary_bios_measurements"},
+	{eventlog.ErrFormat, refused, "the machine's firmware must use the SHA-256 bank of its TPM"},
 	{publish.ErrChanged, refused, "publish a finished file; something is still writing it"},
 	{publish.ErrSpec, usage, "for example --component app=app.efi,hw=board-a,installer=ab"},
 	{publish.ErrImage, usage, "check the path and that the file can be read"},
@@ -82,6 +89,8 @@ var advice = [...]struct {
 	{tlog.ErrPolicy, usage, "the log's key is the log_key of the server's status; 'cordonctl witness keygen' prints that of a witness"},
 	{artifacts.ErrPolicy, usage, "correct the policy; conformance/docs/operations.md describes every key"},
 	{artifacts.ErrName, usage, "use 1 to 63 of a-z 0-9 . _ -, beginning with a letter or digit"},
+	{artifacts.ErrBaseline, usage, "give the file that 'cordonctl baseline learn' or 'cordon-sign baseline new' wrote, byte for byte, or correct the flag that the message names"},
+	{provenance.ErrNoStatement, usage, "give the bundle that 'cordon-sign baseline sign' wrote"},
 	{artifacts.ErrStatement, usage, "correct the flag that the message names"},
 	{digest.ErrMalformed, usage, "give SHA-256 as 64 lower-case hex digits"},
 	{api.ErrCA, refused, "compare with the CA SHA-256 that cordond prints when it starts; if they differ, somebody else answers at this address"},

@@ -58,7 +58,7 @@ type app struct {
 
 func (a *app) command() *cobra.Command {
 	cmd := group("cordon-sign", "Sign the offline metadata, and sign and publish releases",
-		a.keysCommand(), a.rootCommand(), a.productCommand(), a.logCommand(), a.publishCommand())
+		a.keysCommand(), a.rootCommand(), a.productCommand(), a.logCommand(), a.publishCommand(), a.baselineCommand(), a.bootChainCommand())
 	cmd.Version, cmd.SilenceUsage, cmd.SilenceErrors = version(), true, true
 	cmd.CompletionOptions.DisableDefaultCmd = true
 	return cmd

@@ -80,10 +80,18 @@ func (a *app) productBaseline() *cobra.Command {
 	profile := c.Flags().String("profile", "", "platform profile, as the inventory names it")
 	text := c.Flags().String("pcrs", "", "`FILE` with PCR values, as tpm2_pcrread writes them")
 	from := c.Flags().String("from-json", "", "`FILE` of 'cordonctl eventlog --json'")
+	remove := c.Flags().Bool("remove", false, "take the platform's values away, so that those of the baseline signers count")
 	required(c, "product", "profile")
-	c.MarkFlagsOneRequired("pcrs", "from-json")
-	c.MarkFlagsMutuallyExclusive("pcrs", "from-json")
+	c.MarkFlagsOneRequired("pcrs", "from-json", "remove")
+	c.MarkFlagsMutuallyExclusive("pcrs", "from-json", "remove")
 	c.RunE = a.run("set the baseline", func(context.Context) error {
+		if *remove {
+			d, err := ceremony.Open(*dir)
+			if err != nil {
+				return err
+			}
+			return changed(d.RemoveBaseline(*product, *profile, expires.from(time.Now())))
+		}
 		values, err := loadPCRs(*text, *from)
 		if err != nil {
 			return err

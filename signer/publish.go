@@ -52,7 +52,7 @@ func (a *app) publishCommand() *cobra.Command {
 	f.Uint64Var(&p.options.Requires, "requires", 0, "counter that a device must have reached before")
 	f.IntVar(&p.options.MinimumTier, "minimum-tier", 0, "how strongly a device must have proven its identity, 0 to 5")
 	f.BoolVar(&p.options.Recovery, "recovery", false, "a quarantined device may fetch it; the policy must list its images")
-	f.StringArrayVar(&p.components, "component", nil, "`name=FILE,hw=A+B,installer=KIND[,measured=yes|no]`; once per component")
+	f.StringArrayVar(&p.components, "component", nil, "`name=FILE,hw=A+B,installer=KIND[,measured=yes|no][,boot_loader=FILE...][,boot_chain=FILE]`; once per component")
 	f.StringArrayVar(&p.sboms, "sbom", nil, "`name=FILE`: SBOM of a component")
 	f.StringArrayVar(&p.bundles, "bundle", nil, "bundle `FILE` of another publisher over the same statement")
 	f.StringVar(&p.key, "key", "", "private key `FILE` of the publisher; without one the pipeline's identity token signs")

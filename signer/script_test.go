@@ -57,6 +57,8 @@ func TestScripts(t *testing.T) {
 			"took":    took,
 			"image":   writeImage,
 			"uki":     writeUKI,
+			"loader":  writeLoader,
+			"grublog": writeGRUBLog,
 			"replace": replace,
 		},
 		RequireExplicitExec: true,

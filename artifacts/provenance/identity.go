@@ -21,7 +21,7 @@ var ErrIdentity = errors.New("the certificate is of no publisher of the policy")
 // trusted root issued it. A signer asks before it uses the certificate, so that nothing is logged for nothing; the
 // answer counts nothing until Verify was asked. It returns ErrIdentity with what was wanted and what was seen.
 func Identify(der []byte, policy artifacts.Policy, opts Options) (string, error) {
-	v, err := newVerifier(policy, opts)
+	v, err := newVerifier(policy, readRelease, opts)
 	if err != nil {
 		return "", err
 	}

@@ -64,39 +64,48 @@ func Verify(bundleJSON []byte, policy artifacts.Policy, opts Options) (Result, e
 
 // VerifyAll is Verify for bundles that are apart already. Every bundle must verify, and all must sign the same bytes.
 func VerifyAll(bundles [][]byte, policy artifacts.Policy, opts Options) (Result, error) {
-	v, err := newVerifier(policy, opts)
+	v, err := newVerifier(policy, readRelease, opts)
 	if err != nil {
 		return Result{}, err
 	}
-	if len(bundles) < 1 || len(bundles) > MaxBundles {
-		return Result{Refusals: []artifacts.Refusal{refusal("the release has %d bundles, want 1 to %d: sign it with a publisher of the policy", len(bundles), MaxBundles)}}, nil
+	payload, signers, refusals := v.all(bundles, policy.Threshold)
+	res := Result{Signers: signers, Refusals: refusals}
+	if len(refusals) > 0 {
+		return res, nil // nobody must act on the statement
 	}
-	var res Result
-	var payload []byte
+	if res.Statement, err = artifacts.DecodeStatement(payload); err != nil {
+		return Result{}, err
+	}
+	return res, nil
+}
+
+// all holds every bundle against the policy: each must verify, all must sign the same bytes, and threshold different
+// publishers must be among them. The payload counts only without refusals.
+func (v *verifier) all(bundles [][]byte, threshold int) (payload []byte, signers []string, refusals []artifacts.Refusal) {
+	if len(bundles) < 1 || len(bundles) > MaxBundles {
+		return nil, nil, []artifacts.Refusal{refusal("there are %d bundles, want 1 to %d: sign it with a publisher of the policy", len(bundles), MaxBundles)}
+	}
 	for i, b := range bundles {
 		signed, err := v.verify(b)
 		if err != nil {
-			res.Refusals = append(res.Refusals, refusal("bundle %d of %d: %v", i+1, len(bundles), err))
+			refusals = append(refusals, refusal("bundle %d of %d: %v", i+1, len(bundles), err))
 			continue
 		}
 		if payload == nil {
-			payload, res.Statement = signed.payload, signed.statement
+			payload = signed.payload
 		} else if !bytes.Equal(payload, signed.payload) {
-			res.Refusals = append(res.Refusals, refusal("bundle %d of %d signs other bytes than the first: the builds are not the same, rebuild them from the same commit", i+1, len(bundles)))
+			refusals = append(refusals, refusal("bundle %d of %d signs other bytes than the first: the builds are not the same, rebuild them from the same commit", i+1, len(bundles)))
 			continue
 		}
-		if !slices.Contains(res.Signers, signed.publisher) {
-			res.Signers = append(res.Signers, signed.publisher)
+		if !slices.Contains(signers, signed.publisher) {
+			signers = append(signers, signed.publisher)
 		}
 	}
-	slices.Sort(res.Signers)
-	if len(res.Signers) < policy.Threshold {
-		res.Refusals = append(res.Refusals, refusal("%d of the %d different publishers that the policy asks for have signed %q: add the bundles of others", len(res.Signers), policy.Threshold, res.Signers))
+	slices.Sort(signers)
+	if len(signers) < threshold {
+		refusals = append(refusals, refusal("%d of the %d different publishers that the policy asks for have signed %q: add the bundles of others", len(signers), threshold, signers))
 	}
-	if len(res.Refusals) > 0 {
-		res.Statement = artifacts.Statement{} // nobody must act on it
-	}
-	return res, nil
+	return payload, signers, refusals
 }
 
 // Split cuts a document into its top-level JSON values, at most MaxBundles of them.

@@ -22,6 +22,7 @@ import (
 
 // verifier holds one policy, ready for use.
 type verifier struct {
+	read    reader
 	product string
 	keyed   map[string]string // hint -> publisher
 	keyless []artifacts.Publisher
@@ -33,10 +34,34 @@ type verifier struct {
 type signed struct {
 	publisher string
 	payload   []byte
-	statement artifacts.Statement
 }
 
-func newVerifier(policy artifacts.Policy, opts Options) (*verifier, error) {
+// claim is what the parts of a statement that every kind has say.
+type claim struct {
+	product  string
+	subjects []artifacts.Subject
+}
+
+// reader decodes one kind of statement strictly.
+type reader func(payload []byte) (claim, error)
+
+func readRelease(payload []byte) (claim, error) {
+	s, err := artifacts.DecodeStatement(payload)
+	if err != nil {
+		return claim{}, fmt.Errorf("it does not sign a release statement: %w", err)
+	}
+	return claim{s.Predicate.Product, s.Subject}, nil
+}
+
+func readBaseline(payload []byte) (claim, error) {
+	s, err := artifacts.DecodeBaselineStatement(payload)
+	if err != nil {
+		return claim{}, fmt.Errorf("it does not sign a baseline statement: %w", err)
+	}
+	return claim{s.Predicate.Product, s.Subject}, nil
+}
+
+func newVerifier(policy artifacts.Policy, read reader, opts Options) (*verifier, error) {
 	if err := policy.Validate(); err != nil {
 		return nil, err
 	}
@@ -44,7 +69,7 @@ func newVerifier(policy artifacts.Policy, opts Options) (*verifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &verifier{product: policy.Product, keyed: map[string]string{}}
+	v := &verifier{read: read, product: policy.Product, keyed: map[string]string{}}
 	if tr != nil {
 		v.trusted = tr
 	}
@@ -101,22 +126,22 @@ func (v *verifier) verify(bundleJSON []byte) (out signed, err error) {
 	}
 	// sigstore-go wants to know the artifacts that the statement must name. This first look serves that only; what
 	// counts is decoded again from the payload after its signature was verified.
-	claimed, err := artifacts.DecodeStatement(payload)
-	if err != nil {
-		return signed{}, fmt.Errorf("it does not sign a release statement: %w", err)
-	}
-	publisher, err := v.verifySigner(b, subjectsOf(claimed))
+	claimed, err := v.read(payload)
 	if err != nil {
 		return signed{}, err
 	}
-	statement, err := artifacts.DecodeStatement(payload)
+	publisher, err := v.verifySigner(b, subjectsOf(claimed.subjects))
 	if err != nil {
-		return signed{}, fmt.Errorf("it does not sign a release statement: %w", err)
+		return signed{}, err
 	}
-	if statement.Predicate.Product != v.product {
-		return signed{}, fmt.Errorf("it signs a release of product %q, the policy is for %q", statement.Predicate.Product, v.product)
+	statement, err := v.read(payload)
+	if err != nil {
+		return signed{}, err
 	}
-	return signed{publisher: publisher, payload: payload, statement: statement}, nil
+	if statement.product != v.product {
+		return signed{}, fmt.Errorf("it signs something of product %q, the policy is for %q", statement.product, v.product)
+	}
+	return signed{publisher: publisher, payload: payload}, nil
 }
 
 // payloadOf returns the signed bytes of a bundle that has the one form that cordon accepts.
@@ -137,9 +162,9 @@ func payloadOf(b *bundle.Bundle) ([]byte, error) {
 	return envelope.GetPayload(), nil
 }
 
-func subjectsOf(s artifacts.Statement) verify.ArtifactPolicyOption {
-	digests := make([]verify.ArtifactDigest, 0, len(s.Subject))
-	for _, subject := range s.Subject {
+func subjectsOf(subjects []artifacts.Subject) verify.ArtifactPolicyOption {
+	digests := make([]verify.ArtifactDigest, 0, len(subjects))
+	for _, subject := range subjects {
 		digests = append(digests, verify.ArtifactDigest{Algorithm: "sha256", Digest: subject.Digest.SHA256[:]})
 	}
 	return verify.WithArtifactDigests(digests)

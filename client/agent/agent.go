@@ -30,6 +30,21 @@ const (
 
 // agent runs the client, once or until a signal.
 func (o *options) agent(ctx context.Context) error {
+	return o.withClient(func(c *client.Client) error {
+		if o.once {
+			return o.step(ctx, c)
+		}
+		ctx, o.restarting = context.WithCancel(ctx)
+		defer o.restarting()
+		if err := c.Run(ctx); !errors.Is(err, context.Canceled) {
+			return undecided("", err)
+		}
+		return nil
+	})
+}
+
+// withClient lets f have the client that the flags describe, while no other agent uses its state.
+func (o *options) withClient(f func(*client.Client) error) error {
 	trust, err := o.readTrust()
 	if err != nil {
 		return err
@@ -51,13 +66,7 @@ func (o *options) agent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if o.once {
-		return o.step(ctx, c)
-	}
-	if err := c.Run(ctx); !errors.Is(err, context.Canceled) {
-		return undecided("", err)
-	}
-	return nil
+	return f(c)
 }
 
 // diskHint says what to do about a disk that takes nothing; other errors get the other hint.
@@ -123,7 +132,7 @@ func (o *options) client(trust wire.Trust, device *tpm.TPM, state string) (*clie
 	for _, spec := range o.installers {
 		in, err := installer.Open(spec)
 		if err != nil {
-			return nil, usage("the installer of this build is ab:DIR", "cannot open installer %q: %w", spec, err)
+			return nil, usage("--installer takes "+installer.Kinds, "cannot open installer %q: %w", spec, err)
 		}
 		cfg.Installers = append(cfg.Installers, in)
 	}
@@ -147,12 +156,16 @@ func (o *options) client(trust wire.Trust, device *tpm.TPM, state string) (*clie
 	return c, nil
 }
 
-// restart runs the restart command; its output goes to ours.
+// restart runs the restart command; its output goes to ours. Where the command succeeds, the agent ends by itself, so
+// that the TPM is shut down in order before the power goes. One that is started again asks for the restart again.
 func (o *options) restart(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", o.reboot)
 	cmd.Stdout, cmd.Stderr = o.err, o.err
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("command %q: %w", o.reboot, err)
+	}
+	if o.restarting != nil {
+		o.restarting()
 	}
 	return nil
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/cordon-ota/cordon/client/installer"
 )
 
 // Exit codes.
@@ -47,6 +49,8 @@ type options struct {
 	installers                                                    []string
 	once, json                                                    bool
 	out, err                                                      io.Writer
+
+	restarting context.CancelFunc // ends the agent once the restart command succeeded; nil with --once
 }
 
 // run executes one command line and returns its exit code.
@@ -89,7 +93,7 @@ func newRoot(o *options) *cobra.Command {
 	f.StringVar(&o.tpm, "tpm", "/dev/tpmrm0", "TPM: device path, unix socket, or HOST:PORT with raw TPM commands")
 	f.StringVar(&o.state, "state", "", "state directory; nothing in it is trusted")
 	f.StringVar(&o.eventLog, "event-log", "", "TCG event log of this boot (default for a TPM below /dev: the kernel's)")
-	f.StringArrayVar(&o.installers, "installer", nil, "where images go: ab:DIR; may be repeated")
+	f.StringArrayVar(&o.installers, "installer", nil, "where images go: "+installer.Kinds+"; may be repeated")
 	f.StringVar(&o.reboot, "reboot", "", "shell command that restarts into a staged release")
 	f.StringVar(&o.hardware, "hardware-id", "", "what releases must be made for (default: what the server tells at enrollment)")
 	f.StringVar(&o.product, "product", "", "what releases must be of (default: what the server offers); set it in the measured image")
@@ -101,6 +105,8 @@ func newRoot(o *options) *cobra.Command {
 			RunE: func(*cobra.Command, []string) error { return o.id() }},
 		&cobra.Command{Use: "status", Short: "Print what the state directory says; nothing is contacted", Args: cobra.NoArgs,
 			RunE: func(*cobra.Command, []string) error { return o.status() }},
+		&cobra.Command{Use: "rotate-ak", Short: "Replace the attestation key by its next generation, which the one in use certifies", Args: cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error { return o.rotate(cmd.Context()) }},
 		&cobra.Command{Use: "doctor", Short: "Check one by one what the agent needs, and say what to do", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error { return o.doctor(cmd.Context()) }},
 	)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/cordon-ota/cordon/attestation/eventlog"
@@ -49,7 +50,7 @@ var checks = [...]check{
 	{"trust bundle", trustHint, always, (*patient).checkTrust},
 	{"state directory", "make it writable for the agent", always, (*patient).checkState},
 	{"clock", "set the system clock; a device without one still works once it has verified metadata", always, (*patient).checkClock},
-	{"installers", "name the folder that holds slots/active, a.img and b.img: --installer ab:DIR", always, (*patient).checkInstallers},
+	{"installers", "name what the boot loader uses: --installer " + installer.Kinds, always, (*patient).checkInstallers},
 	{"TPM", "check --tpm, the kernel's TPM driver and the permissions of the device", always, (*patient).checkTPM},
 	{"endorsement certificate", "the TPM needs its manufacturer's RSA-2048 certificate in NV index 0x01c00002", withTPM, (*patient).checkEK},
 	{"TPM lockout", "wait for the lockout to end, or clear it: tpm2_dictionarylockout --clear-lockout", withTPM, (*patient).checkLockout},
@@ -140,16 +141,25 @@ func (p *patient) checkInstallers() (string, error) {
 	if len(p.o.installers) == 0 {
 		return "none: the agent proves the boot state and installs nothing", nil
 	}
+	note := fmt.Sprintf("%d", len(p.o.installers))
 	for _, spec := range p.o.installers {
 		in, err := installer.Open(spec)
 		if err != nil {
 			return "", err
 		}
+		if doctor, ok := in.(installer.Doctor); ok {
+			more, err := doctor.Check(p.ctx)
+			if err != nil {
+				return "", fmt.Errorf("%s: %w", in.Name(), err)
+			}
+			note += "; " + in.Name() + ": " + more
+			continue
+		}
 		if _, err := in.Running(p.ctx); err != nil {
-			return "", err
+			return "", fmt.Errorf("%s: %w", in.Name(), err)
 		}
 	}
-	return fmt.Sprintf("%d", len(p.o.installers)), nil
+	return note, nil
 }
 
 func (p *patient) checkTPM() (string, error) {
@@ -163,7 +173,11 @@ func (p *patient) checkTPM() (string, error) {
 
 func (p *patient) checkEK() (string, error) {
 	id, err := p.tpm.DeviceID()
-	return "device " + id.String(), err
+	note := "device " + id.String()
+	if _, missing := p.tpm.EKCertificate(); err == nil && errors.Is(missing, tpm.ErrNoEKCertificate) {
+		note += "; it holds no endorsement certificate, so a server admits it only where it is told to, in the lowest tier of a TPM"
+	}
+	return note, err
 }
 
 func (p *patient) checkLockout() (string, error) {
@@ -183,6 +197,9 @@ func (p *patient) checkLog() (string, error) {
 		return "", err
 	}
 	if len(b) == 0 {
+		if p.o.eventLog == "" && strings.HasPrefix(p.o.tpm, "/dev/") {
+			return "", fmt.Errorf("there is none at %s: is securityfs mounted?", client.KernelEventLog)
+		}
 		return "", errors.New("there is none")
 	}
 	log, err := eventlog.Parse(b)

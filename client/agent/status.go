@@ -54,6 +54,12 @@ func printStatus(w io.Writer, s client.Status) {
 	}
 	if s.Boot != nil {
 		line("last trial", "%s of %s", s.Boot.Result, s.Boot.Version)
+		if s.Boot.Detail != "" {
+			line("", "%s", s.Boot.Detail)
+		}
+	}
+	if s.LockedOut {
+		line("TPM", "in dictionary-attack lockout (tpm_locked_out): run cordon-agent doctor")
 	}
 	if s.Events > 0 {
 		line("to report", "%d events", s.Events)

@@ -147,7 +147,8 @@ type Device struct {
 	Segment      string          `json:"segment"`
 	Reasons      []reason.Reason `json:"reasons,omitempty"` // why it is not offered anything or restricted
 	Tier         int             `json:"tier"`
-	Proven       string          `json:"proven,omitempty"` // release, product/version
+	AdmittedBy   string          `json:"admitted_by,omitempty"` // "inventory", "token" or "approval:PERSON"
+	Proven       string          `json:"proven,omitempty"`      // release, product/version
 	ProvenAt     *time.Time      `json:"proven_at,omitempty"`
 	LeaseUntil   *time.Time      `json:"lease_until,omitempty"`
 	Offered      string          `json:"offered,omitempty"`
@@ -157,6 +158,9 @@ type Device struct {
 	Manufacturer string          `json:"manufacturer,omitempty"`
 	Quarantine   *Quarantine     `json:"quarantine,omitempty"`
 	Version      int64           `json:"version"`
+	// ReappraisalDue: it was affirmed by a policy or baseline that has been replaced since, and gets nothing new until its
+	// Evidence has been appraised again.
+	ReappraisalDue bool `json:"reappraisal_due,omitempty"`
 }
 
 // Quarantine is an open or ended quarantine.

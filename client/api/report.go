@@ -50,7 +50,8 @@ type Report struct {
 	Beacons     map[string][]byte `json:"beacons"`     // timestamp.json by hex SHA-256 for every beacon used
 	Image       ImageMetadata     `json:"image"`       // proves policies, baselines and releases from the trust bundle's root
 	Devices     []DeviceRecord    `json:"devices"`
-	Log         *ReportLog        `json:"log,omitempty"` // E12; absent in reports of servers without a log
+	Baselines   []SignedBaseline  `json:"baselines,omitempty"` // platform baselines that baseline signers signed, the newest generation of each profile first
+	Log         *ReportLog        `json:"log,omitempty"`       // E12; absent in reports of servers without a log
 }
 
 // What a report says about the log.
@@ -99,6 +100,11 @@ type Appraisal struct {
 	Verifier       string            `json:"verifier"`      // build that decided
 	PolicySHA256   digest.SHA256     `json:"policy_sha256"` // of the offline policy document
 	BaselineSHA256 digest.SHA256     `json:"baseline_sha256,omitzero"`
+	// Repeats is the id of the appraisal whose Evidence this one appraised again, because policy or baseline had changed.
+	// Nothing new was shown by the device then.
+	Repeats digest.SHA256 `json:"repeats,omitzero"`
+	// References are the digests of the Reference Values documents of the expected releases.
+	References map[string]digest.SHA256 `json:"reference_values,omitempty"`
 }
 
 // UpdateRecord is one device's step from a release to another.
@@ -140,10 +146,31 @@ type PastTargets struct {
 	Files   map[string][]byte `json:"files,omitempty"`
 }
 
+// SignedBaseline is a platform baseline with the proof of who signed it. Product, Profile and Generation are what the
+// bundles say; the signed statement counts.
+type SignedBaseline struct {
+	Product    string   `json:"product"`
+	Profile    string   `json:"profile"`
+	Generation uint64   `json:"generation"`
+	Bundles    [][]byte `json:"bundles"`
+}
+
 // DeviceRecord is how a device was admitted (E8 in short form).
 type DeviceRecord struct {
 	Device        Device `json:"device"`
 	EKCertificate []byte `json:"ek_certificate"`
 	AKPublic      []byte `json:"ak_public"`
 	AdmittedBy    string `json:"admitted_by"` // "inventory", "token", "approval:<person>"
+
+	EKPublic    []byte       `json:"ek_public,omitempty"`      // DER SPKI of the EK, of a device without an EK certificate
+	Successions []Succession `json:"ak_successions,omitempty"` // the keys before AKPublic, oldest first
+}
+
+// Succession is one rotation of an attestation key: the key before certified the next one, in one TPM.
+type Succession struct {
+	Before           []byte        `json:"before"` // TPMT_PUBLIC
+	After            []byte        `json:"after"`
+	Certify          []byte        `json:"certify"`           // TPMS_ATTEST
+	CertifySignature []byte        `json:"certify_signature"` // TPMT_SIGNATURE
+	Transcript       digest.SHA256 `json:"transcript"`        // of the enrollment; the extraData of Certify
 }

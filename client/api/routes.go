@@ -327,10 +327,3 @@ func (c *Client) Events(ctx context.Context, after int64, limit int) (Page[Event
 	err := c.get(ctx, base+"events", v, &out)
 	return out, err
 }
-
-// Appraisal returns one stored appraisal.
-func (c *Client) Appraisal(ctx context.Context, id string) (Appraisal, error) {
-	var out Appraisal
-	err := c.get(ctx, routeOf("appraisals", id), nil, &out)
-	return out, err
-}

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"syscall"
 
+	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/artifacts/provenance"
 	"github.com/cordon-ota/cordon/artifacts/tlog"
 	"github.com/cordon-ota/cordon/artifacts/tufrepo"
 	"github.com/cordon-ota/cordon/attestation"
@@ -34,6 +36,8 @@ var (
 	errUndecided     = errors.New("a part could not be checked")
 	errNoTrust       = errors.New("there is no trust bundle to verify against")
 	errDiffers       = errors.New("the verdict differs")
+	errOtherPolicy   = errors.New("that policy gives another verdict than the recorded one")
+	errInput         = errors.New("the file cannot be used")
 	errUninitialised = errors.New("the server is not initialised")
 )
 
@@ -46,7 +50,9 @@ var advice = [...]struct {
 	{errFailed, refused, "do not rely on this report; get it again from the server, byte for byte, and ask its operators about the steps that failed"},
 	{errUndecided, undecided, "what could be checked is in order; the list above says what is missing"},
 	{errNoTrust, undecided, "give --trust FILE, the trust bundle that 'cordonctl provision' wrote, from a place that the server cannot write to"},
-	{errDiffers, refused, "the report's verdict does not follow from its Evidence; run 'cordonctl verify' for the whole report"},
+	{errDiffers, refused, "the recorded verdict does not follow from its Evidence; get a report of that time and run 'cordonctl verify' for all of it"},
+	{errOtherPolicy, refused, "nothing was changed; without --policy the recorded verdict is reached again"},
+	{errInput, usage, "give the JSON of an Input with its event log, as the pages on verdicts and test vectors describe, or of a policy"},
 	{errUninitialised, undecided, "finish the ceremony first: cordon-sign root init, sign, apply"},
 	{errRewritten, refused, "keep the checkpoints and the mirror as they are: they prove it; ask the server's operators and the witnesses what happened"},
 	{errNoLogPolicy, undecided, "the holders name the log with 'cordon-sign log set'; without it nobody can tell a rewritten log from the true one"},
@@ -56,6 +62,9 @@ var advice = [...]struct {
 	{tlog.ErrKey, usage, "a key is one line NAME+HASH+KEY; the server's log key is in its status, 'cordonctl witness keygen' prints a witness's"},
 	{witness.ErrKey, usage, "make one with 'cordonctl witness keygen'"},
 	{witness.ErrState, undecided, "one process uses a state directory at a time; never put an older copy of it back: begin with a new key instead"},
+	{errDisagree, refused, "look at the devices that differ and leave those out by name that must not count: --exclude; or wait until more devices have polled, or ask for fewer with --devices"},
+	{artifacts.ErrBaseline, undecided, "check that cordond is not older than cordonctl"},
+	{provenance.ErrNoStatement, usage, "give the bundle that 'cordon-sign baseline sign' wrote"},
 	{errExists, refused, "choose another name, or give --force where the command has it"},
 	{errLarge, usage, "no file of the kind that this command reads is so large: check the path"},
 	{errConfig, usage, "the keys are server, ca and token"},

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/go-json-experiment/json/jsontext"
 	"github.com/spf13/cobra"
 
 	"github.com/cordon-ota/cordon/artifacts/tlog"
@@ -294,64 +293,4 @@ func logFindings(findings []eventlog.ViewFinding) []string {
 		lines = append(lines, fmt.Sprintf("%s (%s)", f.Detail, f.Rule))
 	}
 	return lines
-}
-
-// appraised is one appraisal, done again.
-type appraised struct {
-	Number  int64          `json:"number"`
-	Device  string         `json:"device"`
-	At      time.Time      `json:"at"`
-	Same    bool           `json:"same"`
-	Verdict jsontext.Value `json:"verdict"` // as reached now
-	Stored  jsontext.Value `json:"stored"`
-}
-
-func (a *app) appraiseCommand() *cobra.Command {
-	c := &cobra.Command{Use: "appraise REPORT NUMBER", Short: "Appraise one appraisal of a report again and compare", Args: cobra.ExactArgs(2)}
-	c.RunE = a.run("appraise", func(_ context.Context, args []string) error {
-		number, err := strconv.ParseInt(args[1], 10, 64)
-		if err != nil {
-			return fmt.Errorf("%w: %q is no number of an appraisal", errUsage, args[1])
-		}
-		doc, err := readFile(args[0], api.MaxReportBytes)
-		if err != nil {
-			return fmt.Errorf("cannot read report: %w", err)
-		}
-		_, report, err := verify.Decode(doc)
-		if err != nil {
-			return err
-		}
-		for _, p := range report.Appraisals {
-			if p.Number == number {
-				return a.appraise(p, report.Logs)
-			}
-		}
-		return fmt.Errorf("%w: the report has no appraisal %d", errUsage, number)
-	})
-	return c
-}
-
-func (a *app) appraise(p api.Appraisal, logs map[string][]byte) error {
-	verdict, same, err := verify.Again(p, logs)
-	if err != nil {
-		return err
-	}
-	out := appraised{Number: p.Number, Device: p.Device, At: p.At, Same: same, Verdict: verdict, Stored: p.Verdict}
-	err = a.print(out, func(w io.Writer) error {
-		fmt.Fprintf(w, "%s\n", plain(string(verdict)))
-		if same {
-			fmt.Fprintln(w, "the same, byte for byte, as the report says")
-			return nil
-		}
-		fmt.Fprintf(w, "the report says something else:\n%s\n", plain(string(p.Verdict)))
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	note("this took the report at its word about baselines and policies; 'cordonctl verify' checks those too")
-	if !same {
-		return errDiffers
-	}
-	return nil
 }

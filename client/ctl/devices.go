@@ -56,7 +56,7 @@ func (a *app) device(doing string, call deviceCall) func(*cobra.Command, []strin
 
 func showDevice(w io.Writer, d api.Device) error {
 	facts(w, "device", d.ID, "product", d.Product, "hardware", d.HardwareID, "profile", d.Profile, "manufacturer", d.Manufacturer,
-		"lifecycle", d.Lifecycle, "standing", d.Standing, "segment", d.Segment, "tier", fmt.Sprint(d.Tier),
+		"lifecycle", d.Lifecycle, "standing", standingOf(d), "segment", d.Segment, "tier", fmt.Sprint(d.Tier), "admitted by", d.AdmittedBy,
 		"proven", d.Proven, "proven at", when(d.ProvenAt), "lease until", when(d.LeaseUntil), "offered", d.Offered,
 		"deadline", when(d.Deadline), "last seen", when(d.SeenAt), "enrolled", moment(d.EnrolledAt))
 	for _, r := range d.Reasons {
@@ -66,6 +66,15 @@ func showDevice(w io.Writer, d api.Device) error {
 		showQuarantine(w, *d.Quarantine)
 	}
 	return nil
+}
+
+// standingOf marks a device that stands on a policy or baseline of the past: it gets nothing new before its Evidence has
+// been appraised again.
+func standingOf(d api.Device) string {
+	if d.ReappraisalDue {
+		return d.Standing + ", to be re-appraised"
+	}
+	return d.Standing
 }
 
 func showQuarantine(w io.Writer, q api.Quarantine) {
@@ -101,9 +110,9 @@ func (a *app) deviceList() *cobra.Command {
 		return a.print(devices, func(w io.Writer) error {
 			var rows [][]string
 			for _, d := range devices {
-				rows = append(rows, []string{d.ID, d.Product, d.HardwareID, d.Lifecycle, d.Standing, d.Segment, d.Proven, d.Offered, when(d.SeenAt), words(d.Reasons)})
+				rows = append(rows, []string{d.ID, d.Product, d.HardwareID, d.Lifecycle, standingOf(d), d.Segment, d.Proven, d.Offered, when(d.SeenAt), fmt.Sprint(d.Tier), d.AdmittedBy, words(d.Reasons)})
 			}
-			return table(w, []string{"DEVICE", "PRODUCT", "HARDWARE", "LIFECYCLE", "STANDING", "SEGMENT", "PROVEN", "OFFERED", "SEEN", "REASONS"}, rows)
+			return table(w, []string{"DEVICE", "PRODUCT", "HARDWARE", "LIFECYCLE", "STANDING", "SEGMENT", "PROVEN", "OFFERED", "SEEN", "TIER", "ADMITTED", "REASONS"}, rows)
 		})
 	})
 	return c

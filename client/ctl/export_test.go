@@ -5,4 +5,5 @@ var (
 	Main         = main
 	DecodeConfig = decodeConfig
 	Plain        = plain
+	DecodeBundle = decodeBundle
 )

@@ -57,8 +57,8 @@ type app struct {
 
 func (a *app) command() *cobra.Command {
 	cmd := group("cordonctl", "Run a fleet with cordon, and check its reports",
-		a.provisionCommand(), a.personCommand(), a.deviceCommand(), a.inventoryCommand(), a.enrollTokenCommand(),
-		a.releaseCommand(), a.rolloutCommand(), a.segmentCommand(), a.whyCommand(),
+		a.provisionCommand(), a.personCommand(), a.deviceCommand(), a.inventoryCommand(), a.enrollTokenCommand(), a.endorsementCommand(),
+		a.releaseCommand(), a.baselineCommand(), a.rolloutCommand(), a.segmentCommand(), a.whyCommand(),
 		a.reportCommand(), a.verifyCommand(), a.logCommand(), a.witnessCommand(), a.eventlogCommand(), a.appraiseCommand())
 	cmd.Version, cmd.SilenceUsage, cmd.SilenceErrors = version(), true, true
 	cmd.CompletionOptions.DisableDefaultCmd = true

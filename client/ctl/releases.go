@@ -24,7 +24,7 @@ func (a *app) releaseCommand() *cobra.Command {
 	verb := func(use, short, doing string, call releaseCall) *cobra.Command {
 		return &cobra.Command{Use: use + " PRODUCT/VERSION", Short: short, Args: cobra.ExactArgs(1), RunE: a.release(doing, call)}
 	}
-	return group("release", "Releases: look, approve, hold, resume, prune", a.releaseList(), hold, a.releasePrune(), a.releaseCollect(),
+	return group("release", "Releases: look, approve, hold, resume, prune", a.releaseList(), a.releaseDryRun(), hold, a.releasePrune(), a.releaseCollect(),
 		verb("show", "Show one release", "show the release", func(ctx context.Context, c *api.Client, product, version string) (api.Release, error) {
 			return c.Release(ctx, product, version)
 		}),

@@ -53,6 +53,8 @@ func TestScripts(t *testing.T) {
 			env.Setenv("SERVER", s.http.URL)
 			env.Setenv("PIN", s.caPin.String())
 			env.Setenv("VECTORS", vectors)
+			env.Setenv("NEGATIVE", filepath.Join(filepath.Dir(vectors), "negative"))
+			env.Setenv("APPRAISAL", verifytest.AppraisalID(w.Appraisals[3]).String())
 			env.Setenv("XDG_CONFIG_HOME", env.WorkDir+"/config")
 			env.Setenv("FIRST", w.Devices[0].Record.Device.ID)
 			env.Setenv("SECOND", w.Devices[1].Record.Device.ID)

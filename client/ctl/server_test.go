@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -15,6 +16,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -60,10 +63,15 @@ func newServer(w *verifytest.World) (*server, error) {
 		"GET /api/v1/inventory": s.listInventory, "PUT /api/v1/inventory/{device}": s.setInventory,
 		"DELETE /api/v1/inventory/{device}": s.removeInventory, "POST /api/v1/enroll-tokens": s.enrollToken,
 		"GET /api/v1/devices": s.devices, "GET /api/v1/devices/{id}": s.device, "GET /api/v1/devices/{id}/why": s.why,
-		"GET /api/v1/segments": s.segments, "GET /api/v1/segment-points": s.segmentPoints,
+		"GET /api/v1/endorsement-denials": s.denials, "POST /api/v1/endorsement-denials": s.denials,
+		"POST /api/v1/endorsement-denials/{id}/lift": s.liftDenial,
+		"GET /api/v1/segments":                       s.segments, "GET /api/v1/segment-points": s.segmentPoints,
 		"POST /api/v1/segment-breakers/{product}/resume": s.resume, "POST /api/v1/devices/{id}/{verb}": s.change, "GET /api/v1/releases": s.releases,
 		"GET /api/v1/releases/{product}/{version}": s.release, "POST /api/v1/releases/{product}/{version}/{verb}": s.release,
 		"GET /api/v1/retention": s.retentionPlan, "POST /api/v1/retention": s.collect,
+		"GET /api/v1/appraisals/{id}": s.appraisal, "GET /api/v1/appraisals/{id}/log": s.appraisal, "GET /api/v1/devices/{id}/appraisals": s.appraisals,
+		"GET /api/v1/baselines": s.baselines, "POST /api/v1/baselines": s.addBaseline, "GET /api/v1/baselines/{product}/{profile}": s.baseline,
+		"GET /api/v1/baselines/{product}/{profile}/learn": s.learn, "GET /api/v1/releases/{product}/{version}/dry-run": s.dryRun,
 		"GET /api/v1/report": s.report, "GET /api/v1/log/{file...}": s.logFile,
 	} {
 		mux.HandleFunc(pattern, s.allow(handler))
@@ -383,3 +391,41 @@ func (s *server) logFile(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *server) report(w http.ResponseWriter, _ *http.Request) { w.Write(s.w.Sign(s.w.Report())) }
+
+// appraisal answers with an appraisal of the day or its log. Number 77 is a lie, and 78 is changed.
+func (s *server) appraisal(w http.ResponseWriter, r *http.Request) {
+	report, name := s.w.Report(), r.PathValue("id")
+	for _, p := range report.Appraisals {
+		id := verifytest.AppraisalID(p).String()
+		if name != id && name != strconv.FormatInt(p.Number, 10) && name != "77" && name != "78" {
+			continue
+		}
+		if strings.HasSuffix(r.URL.Path, "/log") {
+			w.Write(report.Logs[p.Input.Evidence.LogDigest.String()])
+			return
+		}
+		if name == "78" {
+			p.Number, p.Verdict = 78, bytes.Replace(p.Verdict, []byte("affirmed"), []byte("Affirmed"), 1)
+		}
+		answer(w, p)
+		return
+	}
+	problem(w, http.StatusNotFound, reason.NotFound, "no such appraisal")
+}
+
+func (s *server) appraisals(w http.ResponseWriter, r *http.Request) {
+	page := api.Page[api.AppraisalSummary]{Items: []api.AppraisalSummary{}}
+	for _, p := range slices.Backward(s.w.Report().Appraisals) {
+		var v attestation.Verdict
+		if err := json.Unmarshal(p.Verdict, &v); err != nil {
+			panic(err)
+		}
+		if p.Device == r.PathValue("id") {
+			page.Items = append(page.Items, api.AppraisalSummary{
+				Number: p.Number, ID: verifytest.AppraisalID(p), Device: p.Device, At: p.At, Outcome: string(v.Outcome), Release: v.Release,
+				Reasons: v.Reasons(), Verifier: p.Verifier, PolicySHA256: p.PolicySHA256, Evidence: v.Evidence,
+			})
+		}
+	}
+	answer(w, page)
+}

@@ -105,7 +105,7 @@ func TestRefusesToGuess(t *testing.T) {
 			t.Errorf("NewAB accepted the active slot %q", text)
 		}
 	}
-	for _, spec := range []string{"", "ab", "ab:", "uki:/boot", "AB:/x"} {
+	for _, spec := range []string{"", "ab", "ab:", "uki:", "uki:,efivars=/x", "uki:/boot,efivars=", "uki:/boot,efivar=/x", "uki:/boot,efivars=/x,efivars=/y", "AB:/x"} {
 		if _, err := installer.Open(spec); !errors.Is(err, installer.ErrSpec) {
 			t.Errorf("Open(%q): %v, want ErrSpec", spec, err)
 		}

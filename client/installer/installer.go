@@ -46,7 +46,7 @@ type Slot interface {
 type Boot struct {
 	Slot   string
 	Trial  bool          // it runs for this boot only, until Commit
-	SHA256 digest.SHA256 // of the slot's whole content, read from the slot
+	SHA256 digest.SHA256 // of the slot's whole content, or of the bundle that filled it; zero where that is not known
 	Length int64
 }
 
@@ -68,13 +68,66 @@ type Installer interface {
 	Rollback(ctx context.Context) error
 }
 
-// Open makes the installer that spec names. "ab:DIR" is the one kind of this build.
+// Tries is what a boot loader's counter says about an image on trial.
+type Tries struct {
+	Name string // what the boot loader calls the image
+	Used int
+	Of   int
+}
+
+// Counter is an Installer whose boot loader counts the boots of a trial by itself and goes back when none is left.
+type Counter interface {
+	Installer
+	// Tries says how often an image that was activated was tried. ok is false when nothing is known about it.
+	Tries(ctx context.Context, image Image) (tries Tries, ok bool, err error)
+}
+
+// Kinds is what Open takes, for the help of a command line.
+const Kinds = "ab:DIR, uki:ESP[,efivars=DIR], rauc:DIR[,conf=FILE], swupdate:DIR,hooks=DIR[,conf=FILE], script:DIR"
+
+// Open makes the installer that spec names: one of Kinds.
 func Open(spec string) (Installer, error) {
 	kind, arg, ok := strings.Cut(spec, ":")
-	if !ok || kind != "ab" || arg == "" {
-		return nil, fmt.Errorf("%w: %q, want ab:DIR", ErrSpec, spec)
+	if !ok || arg == "" {
+		return nil, fmt.Errorf("%w: %q, want one of %s", ErrSpec, spec, Kinds)
 	}
-	return NewAB(arg)
+	switch kind {
+	case "ab":
+		return NewAB(arg)
+	case "uki":
+		return openUKI(arg)
+	case "rauc":
+		return openRAUC(arg)
+	case "swupdate":
+		return openSWUpdate(arg)
+	case "script":
+		return NewScript(arg)
+	}
+	return nil, fmt.Errorf("%w: %q, want one of %s", ErrSpec, spec, Kinds)
+}
+
+// cutOptions splits "PATH,name=value,..." and refuses names that are not known. A path with a comma cannot be written.
+func cutOptions(arg string, known ...string) (path string, options map[string]string, err error) {
+	parts := strings.Split(arg, ",")
+	options = map[string]string{}
+	for _, part := range parts[1:] {
+		name, value, ok := strings.Cut(part, "=")
+		if !ok || value == "" || !slices.Contains(known, name) || options[name] != "" {
+			return "", nil, fmt.Errorf("%w: option %q, want each of %q once at most", ErrSpec, part, known)
+		}
+		options[name] = value
+	}
+	if parts[0] == "" {
+		return "", nil, fmt.Errorf("%w: %q names no path", ErrSpec, arg)
+	}
+	return parts[0], options, nil
+}
+
+// Doctor is an Installer that can say whether it could install, without doing it.
+type Doctor interface {
+	Installer
+	// Check tries what Prepare, Activate and Commit need. note is what an operator may want to know.
+	Check(ctx context.Context) (note string, err error)
 }
 
 // Find returns the installer with a name.

@@ -40,7 +40,7 @@ func (t *TPM) Quote(extraData []byte) (Quote, error) {
 	}
 	var out Quote
 	err := t.do(func() error {
-		ak, err := t.load(keyAK)
+		ak, err := t.load(t.ak())
 		if err != nil {
 			return err
 		}
@@ -129,20 +129,35 @@ func (t *TPM) CheckBank() error {
 
 // CertifyTLS lets the attestation key certify the TLS key over extraData: a TPMS_ATTEST and a TPMT_SIGNATURE.
 func (t *TPM) CertifyTLS(extraData []byte) (attest, signature []byte, err error) {
+	return t.certify(extraData, func() (signer, object key) { return t.ak(), tlsKey() })
+}
+
+// CertifyAK lets an earlier generation of the attestation key certify the one in use, over extraData: a TPMS_ATTEST and a
+// TPMT_SIGNATURE. It returns ErrGeneration.
+func (t *TPM) CertifyAK(earlier uint32, extraData []byte) (attest, signature []byte, err error) {
+	if earlier > MaxGeneration {
+		return nil, nil, fmt.Errorf("cannot certify attestation key by generation %d: %w", earlier, ErrGeneration)
+	}
+	return t.certify(extraData, func() (signer, object key) { return key{keyAK, earlier}, t.ak() })
+}
+
+// certify lets one key vouch for another that lives in the same TPM.
+func (t *TPM) certify(extraData []byte, which func() (signer, object key)) (attest, signature []byte, err error) {
 	err = t.do(func() error {
-		ak, err := t.load(keyAK)
+		by, of := which()
+		signer, err := t.load(by)
 		if err != nil {
 			return err
 		}
-		defer t.flush(ak)
-		tls, err := t.load(keyTLS)
+		defer t.flush(signer)
+		object, err := t.load(of)
 		if err != nil {
 			return err
 		}
-		defer t.flush(tls)
-		attest, signature, err = tpm2.CertifyEx(t.rw, "", "", tls, ak, extraData, tpm2.SigScheme{Alg: tpm2.AlgNull})
+		defer t.flush(object)
+		attest, signature, err = tpm2.CertifyEx(t.rw, "", "", object, signer, extraData, tpm2.SigScheme{Alg: tpm2.AlgNull})
 		if err != nil {
-			return fmt.Errorf("cannot certify TLS key: %w", err)
+			return fmt.Errorf("cannot certify key: %w", err)
 		}
 		return nil
 	})

@@ -25,6 +25,19 @@ const (
 	keyTLS
 )
 
+// key is one of the device's keys. The TLS key has one generation, 0.
+type key struct {
+	kind       keyKind
+	generation uint32
+}
+
+// MaxGeneration bounds the generations of the attestation key, so that a device that forgot which one it uses can try
+// them all.
+const MaxGeneration = 31
+
+// ErrGeneration is returned for a generation above MaxGeneration.
+var ErrGeneration = errors.New("the TPM has no such generation of the attestation key")
+
 // The salts make the primary keys cordon's own: another program with the same template gets other keys. Changing one
 // changes the key of every device in the field.
 const (
@@ -33,10 +46,13 @@ const (
 )
 
 // template returns the hierarchy and the template of a key. See the package comment for why the hierarchies differ.
-func template(kind keyKind) (tpmutil.Handle, tpm2.Public) {
+func template(k key) (tpmutil.Handle, tpm2.Public) {
 	hierarchy, salt, attributes := tpmutil.Handle(tpm2.HandleEndorsement), saltAK, tpm2.FlagSignerDefault|tpm2.FlagNoDA
-	if kind == keyTLS {
+	if k.kind == keyTLS {
 		hierarchy, salt, attributes = tpm2.HandleOwner, saltTLS, attributes&^tpm2.FlagRestricted
+	}
+	if k.generation > 0 { // the first generation keeps the key that devices in the field have
+		salt = fmt.Sprintf("%s, generation %d", salt, k.generation)
 	}
 	unique := sha256.Sum256([]byte(salt))
 	return hierarchy, tpm2.Public{
@@ -50,8 +66,8 @@ func template(kind keyKind) (tpmutil.Handle, tpm2.Public) {
 }
 
 // load brings a key into the TPM: from its saved context, or derived anew. The caller flushes the handle.
-func (t *TPM) load(kind keyKind) (tpmutil.Handle, error) {
-	if saved, ok := t.saved[kind]; ok {
+func (t *TPM) load(k key) (tpmutil.Handle, error) {
+	if saved, ok := t.saved[k]; ok {
 		h, err := tpm2.ContextLoad(t.rw, saved)
 		if err == nil {
 			return h, nil
@@ -59,28 +75,30 @@ func (t *TPM) load(kind keyKind) (tpmutil.Handle, error) {
 		if outOfRoom(err) {
 			return 0, err
 		}
-		delete(t.saved, kind) // contexts do not survive a reset of the TPM
+		delete(t.saved, k) // contexts do not survive a reset of the TPM
 	}
-	hierarchy, public := template(kind)
+	hierarchy, public := template(k)
 	h, _, err := tpm2.CreatePrimary(t.rw, hierarchy, tpm2.PCRSelection{}, "", "", public)
 	if err != nil {
 		return 0, fmt.Errorf("cannot derive key: %w", err)
 	}
 	if saved, err := tpm2.ContextSave(t.rw, h); err == nil { // without it the key is derived again each time
-		t.saved[kind] = saved
+		t.saved[k] = saved
 	}
 	return h, nil
 }
 
 func (t *TPM) flush(h tpmutil.Handle) { _ = tpm2.FlushContext(t.rw, h) } // a leak is cured by flushAll
 
-// public returns the TPMT_PUBLIC of a key.
-func (t *TPM) public(kind keyKind, cache *[]byte) ([]byte, error) {
+// public returns the TPMT_PUBLIC of the key that which names; it is asked while no other operation runs.
+func (t *TPM) public(which func() key) ([]byte, error) {
+	var out []byte
 	err := t.do(func() error {
-		if *cache != nil {
+		k := which()
+		if out = t.publics[k]; out != nil {
 			return nil
 		}
-		h, err := t.load(kind)
+		h, err := t.load(k)
 		if err != nil {
 			return err
 		}
@@ -89,17 +107,36 @@ func (t *TPM) public(kind keyKind, cache *[]byte) ([]byte, error) {
 		if err != nil {
 			return fmt.Errorf("cannot read public area: %w", err)
 		}
-		*cache, err = public.Encode()
+		if out, err = public.Encode(); err == nil {
+			t.publics[k] = out
+		}
 		return err
 	})
-	return *cache, err
+	return out, err
+}
+
+// ak is the attestation key in use. The caller holds mu.
+func (t *TPM) ak() key { return key{keyAK, t.generation} }
+
+func tlsKey() key { return key{kind: keyTLS} }
+
+// UseGeneration makes every later operation use this generation of the attestation key. Generation 0 is in use after
+// Open. Nothing in the TPM changes: each generation is a primary key of its own. It returns ErrGeneration.
+func (t *TPM) UseGeneration(generation uint32) error {
+	if generation > MaxGeneration {
+		return fmt.Errorf("cannot use generation %d: %w", generation, ErrGeneration)
+	}
+	return t.do(func() error {
+		t.generation = generation
+		return nil
+	})
 }
 
 // AKPublic returns the TPMT_PUBLIC of the attestation key.
-func (t *TPM) AKPublic() ([]byte, error) { return t.public(keyAK, &t.ak) }
+func (t *TPM) AKPublic() ([]byte, error) { return t.public(t.ak) }
 
 // TLSPublic returns the TPMT_PUBLIC of the TLS key.
-func (t *TPM) TLSPublic() ([]byte, error) { return t.public(keyTLS, &t.tls) }
+func (t *TPM) TLSPublic() ([]byte, error) { return t.public(tlsKey) }
 
 // QualifiedSigner returns the qualified Name that the attestation key's quotes carry.
 func (t *TPM) QualifiedSigner() ([]byte, error) {
@@ -142,7 +179,7 @@ func (s *signer) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byt
 	}
 	var out []byte
 	err := s.tpm.do(func() error {
-		h, err := s.tpm.load(keyTLS)
+		h, err := s.tpm.load(tlsKey())
 		if err != nil {
 			return err
 		}
@@ -175,7 +212,7 @@ func (t *TPM) ActivateCredential(credential, encryptedSecret []byte) ([]byte, er
 			return err
 		}
 		defer ek.Close()
-		ak, err := t.load(keyAK)
+		ak, err := t.load(t.ak())
 		if err != nil {
 			return err
 		}

@@ -2,7 +2,8 @@
 // activation and the counter that rollback protection rests on.
 //
 // Keys are derived, never stored. The attestation key is a primary key of the endorsement hierarchy, so it is the same
-// after every restart and after TPM2_Clear, and the clock in its quotes is in clear. The TLS key is a primary key of the
+// after every restart and after TPM2_Clear, and the clock in its quotes is in clear. Each of its generations is another
+// key; the one before certifies the next when it is rotated. The TLS key is a primary key of the
 // owner hierarchy: TPM2_Clear, which ends an ownership, replaces it (and deletes the counter), and the device enrolls
 // again. Both have noDA: a dictionary-attack lockout must not silence an honest device on flaky power.
 //
@@ -52,9 +53,12 @@ type TPM struct {
 	rw      io.ReadWriteCloser
 	managed bool // a resource manager sits in front of the TPM, so other users' objects are not ours to flush
 	closed  bool
-	saved   map[keyKind][]byte // contexts of derived keys; void after a TPM reset
-	ak, tls []byte             // TPMT_PUBLIC, read once
+	saved   map[key][]byte // contexts of derived keys; void after a TPM reset
+	publics map[key][]byte // TPMT_PUBLIC, read once
 	ek      *x509.Certificate
+	ekSPKI  []byte // of the derived endorsement key, read once
+
+	generation uint32 // of the attestation key in use
 }
 
 // Open opens the TPM at a device path (/dev/tpmrm0), a unix socket, or host:port with raw TPM commands.
@@ -63,7 +67,7 @@ func Open(path string) (*TPM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open TPM %q: %w", path, err)
 	}
-	t := &TPM{rw: rw, managed: managed, saved: map[keyKind][]byte{}}
+	t := &TPM{rw: rw, managed: managed, saved: map[key][]byte{}, publics: map[key][]byte{}}
 	if _, err := t.Clock(); err != nil {
 		rw.Close()
 		return nil, fmt.Errorf("cannot open TPM %q: %w", path, err)
@@ -201,9 +205,39 @@ func (t *TPM) EKCertificate() (*x509.Certificate, error) {
 	return t.ek, nil
 }
 
-// DeviceID returns the device id that follows from the endorsement certificate.
+// EKPublic returns the RSA-2048 endorsement key as DER SubjectPublicKeyInfo. It derives the key, so it also works on a TPM
+// without an endorsement certificate.
+func (t *TPM) EKPublic() ([]byte, error) {
+	var out []byte
+	err := t.do(func() error {
+		if out = t.ekSPKI; out != nil {
+			return nil
+		}
+		ek, err := t.loadEK()
+		if err != nil {
+			return err
+		}
+		defer ek.Close()
+		if out, err = x509.MarshalPKIXPublicKey(ek.PublicKey()); err != nil {
+			return fmt.Errorf("cannot encode endorsement key: %w", err)
+		}
+		t.ekSPKI = out
+		return nil
+	})
+	return out, err
+}
+
+// DeviceID returns the device id that follows from the endorsement certificate, or from the endorsement key itself in a
+// TPM that holds no certificate.
 func (t *TPM) DeviceID() (identity.DeviceID, error) {
 	c, err := t.EKCertificate()
+	if errors.Is(err, ErrNoEKCertificate) {
+		spki, err := t.EKPublic()
+		if err != nil {
+			return "", err
+		}
+		return identity.DeviceIDOf(spki), nil
+	}
 	if err != nil {
 		return "", err
 	}

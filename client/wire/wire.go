@@ -44,7 +44,8 @@ const (
 
 // EnrollRequest is round 1: who the TPM is.
 type EnrollRequest struct {
-	EKCertificate []byte   `json:"ek_certificate"`        // DER
+	EKCertificate []byte   `json:"ek_certificate"`        // DER; empty in a TPM that holds none
+	EKPublic      []byte   `json:"ek_public,omitempty"`   // instead of a certificate: DER SPKI of the RSA-2048 endorsement key
 	EKChain       [][]byte `json:"ek_chain,omitempty"`    // DER intermediates, at most 4
 	AKPublic      []byte   `json:"ak_public"`             // TPMT_PUBLIC
 	TLSPublic     []byte   `json:"tls_public"`            // TPMT_PUBLIC of the key that this connection authenticates with
@@ -63,13 +64,19 @@ type EnrollChallenge struct {
 // ActivateRequest is round 2. The transcript is attestation.Transcript with purpose "enroll", the challenge bytes as
 // nonce and SHA-256 of Claims; it is the extraData of Certify and of the quote, and the message of HMAC.
 type ActivateRequest struct {
-	Enroll           EnrollRequest  `json:"enroll"` // round 1 again: the server keeps nothing in between
-	Challenge        []byte         `json:"challenge"`
-	HMAC             []byte         `json:"hmac"`              // HMAC-SHA-256(secret, transcript)
-	Certify          []byte         `json:"certify"`           // TPMS_ATTEST of TPM2_Certify(TLS key) by the AK
-	CertifySignature []byte         `json:"certify_signature"` // TPMT_SIGNATURE
-	Claims           []byte         `json:"claims"`            // JSON of Claims
-	Evidence         jsontext.Value `json:"evidence"`          // attestation.Evidence; with its log
+	Enroll           EnrollRequest `json:"enroll"` // round 1 again: the server keeps nothing in between
+	Challenge        []byte        `json:"challenge"`
+	HMAC             []byte        `json:"hmac"`              // HMAC-SHA-256(secret, transcript)
+	Certify          []byte        `json:"certify"`           // TPMS_ATTEST of TPM2_Certify(TLS key) by the AK
+	CertifySignature []byte        `json:"certify_signature"` // TPMT_SIGNATURE
+
+	// When the attestation key is rotated: TPMS_ATTEST of TPM2_Certify(the AK of this request) by the AK before it, over
+	// the same transcript.
+	AKCertify          []byte `json:"ak_certify,omitempty"`
+	AKCertifySignature []byte `json:"ak_certify_signature,omitempty"` // TPMT_SIGNATURE
+
+	Claims   []byte         `json:"claims"`   // JSON of Claims
+	Evidence jsontext.Value `json:"evidence"` // attestation.Evidence; with its log
 }
 
 // ActivateAnswer says what the device is now.
@@ -223,4 +230,5 @@ type Problem struct {
 	Reason    reason.Reason `json:"reason"`
 	RequestID string        `json:"request_id"`
 	Next      string        `json:"remedy,omitempty"`
+	AKName    []byte        `json:"ak_name,omitempty"` // with ak_not_bound, to a TPM that has proven itself: the Name of its registered key
 }

@@ -19,6 +19,8 @@ type KernelImage struct {
 	Release string // as uname -r prints it: 6.1.0-56-cloud-amd64
 	Package string // name_version of the package it came from
 	Path    string // the bootable image
+
+	deb string // the package itself, where it is kept
 }
 
 const (
@@ -185,6 +187,13 @@ func candidateVersion(ctx context.Context, name string) (string, error) {
 }
 
 func downloadKernel(ctx context.Context, name, version, dir string) error {
+	return withPackage(ctx, name, version, func(deb string) error {
+		return extractKernel(ctx, deb, filepath.Join(dir, kernelImageFile))
+	})
+}
+
+// withPackage downloads a Debian package into a folder of its own, which is gone after use has returned.
+func withPackage(ctx context.Context, name, version string, use func(deb string) error) error {
 	apt, err := command("apt-get")
 	if err != nil {
 		return err
@@ -203,47 +212,68 @@ func downloadKernel(ctx context.Context, name, version, dir string) error {
 	if err != nil || len(debs) != 1 {
 		return fmt.Errorf("cannot download %s: apt left %d packages", name, len(debs))
 	}
-	return extractKernel(ctx, debs[0], filepath.Join(dir, kernelImageFile))
+	return use(debs[0])
 }
 
 // extractKernel writes the package's /boot/vmlinuz-* to out.
 func extractKernel(ctx context.Context, deb, out string) error {
+	found := false
+	err := eachFile(ctx, deb, func(h *tar.Header, r io.Reader) (bool, error) {
+		if !strings.HasPrefix(h.Name, "./boot/vmlinuz-") {
+			return false, nil
+		}
+		if h.Size > maxKernelBytes {
+			return false, fmt.Errorf("cannot use kernel of %d bytes", h.Size)
+		}
+		b := make([]byte, h.Size)
+		if _, err := io.ReadFull(r, b); err != nil {
+			return false, fmt.Errorf("cannot read kernel: %w", err)
+		}
+		if err := writeFile(out, b, 0o644); err != nil {
+			return false, fmt.Errorf("cannot keep kernel: %w", err)
+		}
+		found = true
+		return true, nil
+	})
+	if err == nil && !found {
+		err = fmt.Errorf("cannot find a kernel in %s", filepath.Base(deb))
+	}
+	return err
+}
+
+// eachFile calls visit for every regular file of a Debian package until it says that it is done.
+func eachFile(ctx context.Context, deb string, visit func(h *tar.Header, r io.Reader) (done bool, err error)) error {
 	dpkg, err := command("dpkg-deb")
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // ends dpkg-deb once the kernel was found
 	cmd := exec.CommandContext(ctx, dpkg, "--fsys-tarfile", deb)
 	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return fmt.Errorf("cannot open kernel package: %w", err)
+	if err == nil {
+		err = cmd.Start()
 	}
-	if err := cmd.Start(); err != nil {
+	if err != nil {
+		cancel()
 		return fmt.Errorf("cannot open kernel package: %w", err)
 	}
 	defer func() {
-		cancel()
+		cancel() // ends dpkg-deb once nothing more is wanted
 		_ = cmd.Wait()
 	}()
 	for r := tar.NewReader(stdout); ; {
 		h, err := r.Next()
-		if err != nil {
-			return fmt.Errorf("cannot find a kernel in %s: %w", filepath.Base(deb), err)
+		if errors.Is(err, io.EOF) {
+			return nil
 		}
-		if !strings.HasPrefix(h.Name, "./boot/vmlinuz-") || h.Typeflag != tar.TypeReg {
+		if err != nil {
+			return fmt.Errorf("cannot read %s: %w", filepath.Base(deb), err)
+		}
+		if h.Typeflag != tar.TypeReg {
 			continue
 		}
-		if h.Size > maxKernelBytes {
-			return fmt.Errorf("cannot use kernel of %d bytes", h.Size)
+		if done, err := visit(h, r); done || err != nil {
+			return err
 		}
-		b := make([]byte, h.Size)
-		if _, err := io.ReadFull(r, b); err != nil {
-			return fmt.Errorf("cannot read kernel: %w", err)
-		}
-		if err := writeFile(out, b, 0o644); err != nil {
-			return fmt.Errorf("cannot keep kernel: %w", err)
-		}
-		return nil
 	}
 }

@@ -23,6 +23,7 @@ const stubPath = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 // UKISpec describes a unified kernel image. The same spec, stub and objcopy give the same bytes.
 type UKISpec struct {
 	Version   string // becomes VERSION_ID and IMAGE_VERSION
+	Arch      Arch
 	Kernel    KernelImage
 	Cmdline   string            // Optional: kernel command line; default: a serial console and fw.version=Version
 	OSRelease map[string]string // Optional: further os-release fields; they win over the ones from Version
@@ -42,7 +43,7 @@ func sectionAddresses() []struct{ name, address string } {
 
 // BuildUKI joins systemd-stub, a Debian kernel and a small initrd as ukify does, and returns the image's path.
 func BuildUKI(ctx context.Context, spec UKISpec) (string, error) {
-	if err := Require(ctx, os.Stderr, "systemd-boot-efi", "binutils"); err != nil {
+	if err := requireUKI(ctx, spec.Arch); err != nil {
 		return "", err
 	}
 	sections, err := spec.sections()
@@ -50,14 +51,14 @@ func BuildUKI(ctx context.Context, spec UKISpec) (string, error) {
 		return "", err
 	}
 	if spec.Out != "" {
-		return spec.Out, joinUKI(ctx, sections, spec.Out)
+		return spec.Out, joinUKI(ctx, spec.Arch, sections, spec.Out)
 	}
-	key, err := ukiKey(ctx, sections)
+	key, err := ukiKey(ctx, spec.Arch, sections)
 	if err != nil {
 		return "", err
 	}
 	dir, err := Cached(ctx, "uki", key, func(ctx context.Context, dir string) error {
-		return joinUKI(ctx, sections, filepath.Join(dir, "uki.efi"))
+		return joinUKI(ctx, spec.Arch, sections, filepath.Join(dir, "uki.efi"))
 	})
 	if err != nil {
 		return "", err
@@ -80,7 +81,7 @@ func (s UKISpec) sections() (map[string][]byte, error) {
 	}
 	cmdline := s.Cmdline
 	if cmdline == "" {
-		cmdline = "console=ttyS0,115200 quiet loglevel=4 panic=3 no_timer_check fw.version=" + s.Version
+		cmdline = s.Arch.CommandLine() + " fw.version=" + s.Version
 	}
 	return map[string][]byte{
 		".osrel": s.osRelease(), ".uname": []byte(s.Kernel.Release), ".cmdline": []byte(cmdline), ".linux": kernel, ".initrd": initrd,
@@ -106,25 +107,29 @@ func (s UKISpec) osRelease() []byte {
 }
 
 // ukiKey names the cached image after everything that its bytes depend on.
-func ukiKey(ctx context.Context, sections map[string][]byte) (string, error) {
-	stub, err := os.ReadFile(stubPath)
+func ukiKey(ctx context.Context, arch Arch, sections map[string][]byte) (string, error) {
+	stub, err := stubOf(ctx, arch)
 	if err != nil {
-		return "", fmt.Errorf("cannot read systemd-stub: %w", err)
+		return "", err
 	}
-	tool, err := run(ctx, "objcopy", "--version")
+	tool, err := run(ctx, arch.board().objcopy, "--version")
 	if err != nil {
 		return "", err
 	}
 	var all bytes.Buffer
-	fmt.Fprintf(&all, "uki/v1 %s %s\n", digest.Of(stub), digest.Of(tool))
+	fmt.Fprintf(&all, "uki/v1 %s %s\n", digest.Of(stub.program), digest.Of(tool))
 	for _, s := range sectionAddresses() {
 		fmt.Fprintf(&all, "%s %s %s\n", s.name, s.address, digest.Of(sections[s.name]))
 	}
 	return digest.Of(all.Bytes()).String(), nil
 }
 
-func joinUKI(ctx context.Context, sections map[string][]byte, out string) error {
-	objcopy, err := command("objcopy")
+func joinUKI(ctx context.Context, arch Arch, sections map[string][]byte, out string) error {
+	objcopy, err := command(arch.board().objcopy)
+	if err != nil {
+		return err
+	}
+	stub, err := stubOf(ctx, arch)
 	if err != nil {
 		return err
 	}
@@ -141,8 +146,13 @@ func joinUKI(ctx context.Context, sections map[string][]byte, out string) error 
 		}
 		args = append(args, "--add-section", s.name+"="+file, "--change-section-vma", s.name+"="+s.address)
 	}
+	named, err := stub.nameSection(work)
+	if err != nil {
+		return err
+	}
+	args = append(args, named...)
 	joined := filepath.Join(work, "uki.efi")
-	cmd := exec.CommandContext(ctx, objcopy, append(args, stubPath, joined)...)
+	cmd := exec.CommandContext(ctx, objcopy, append(args, stub.path, joined)...)
 	cmd.Env = []string{"LC_ALL=C", "SOURCE_DATE_EPOCH=0"}
 	// objcopy warns that the sections lie below the image base; they are data, and their addresses are offsets.
 	if msg, err := cmd.CombinedOutput(); err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/cordon-ota/cordon/server/authn"
 	"github.com/cordon-ota/cordon/server/authz"
 	"github.com/cordon-ota/cordon/server/fleet"
+	"github.com/cordon-ota/cordon/server/platform"
 	"github.com/cordon-ota/cordon/server/problem"
 	"github.com/cordon-ota/cordon/server/report"
 	"github.com/cordon-ota/cordon/server/repository"
@@ -36,6 +37,7 @@ type Server struct {
 	Reports    *report.Service
 	Enforcer   *segment.Enforcer
 	Retention  *retention.Service
+	Platform   *platform.Service
 	Log        *tilelog.Log
 	Authn      *authn.Service
 	Status     func() api.Status // without the parts that change
@@ -43,6 +45,7 @@ type Server struct {
 	Points     []string // the network enforcement points
 	Drivers    []*segment.Driver
 	Now        func() time.Time
+	Sweep      func() // Optional: has the sweeper look at the fleet now
 
 	uploads uploads
 }
@@ -81,6 +84,9 @@ func Routes() []Route {
 		{"POST", "/devices/:id/retire", authz.DeviceRetire, small, (*Server).retireDevice},
 		{"POST", "/devices/:id/quarantine", authz.DeviceIsolate, small, (*Server).isolateDevice},
 		{"POST", "/devices/:id/release", authz.DeviceRelease, small, (*Server).releaseDevice},
+		{"GET", "/endorsement-denials", authz.DeviceRead, 0, (*Server).listDenials},
+		{"POST", "/endorsement-denials", authz.EndorsementDeny, small, (*Server).denyEndorsement},
+		{"POST", "/endorsement-denials/:id/lift", authz.EndorsementLift, small, (*Server).liftEndorsement},
 		{"GET", "/quarantines", authz.DeviceRead, 0, (*Server).listQuarantines},
 		{"GET", "/segments", authz.DeviceRead, 0, (*Server).listSegments},
 		{"GET", "/segments/:id", authz.DeviceRead, 0, (*Server).getSegment},
@@ -95,10 +101,17 @@ func Routes() []Route {
 		{"POST", "/releases/:product/:version/hold", authz.ReleaseHold, small, (*Server).holdRelease},
 		{"POST", "/releases/:product/:version/resume", authz.ReleaseResume, small, (*Server).resumeRelease},
 		{"POST", "/releases/:product/:version/prune", authz.ReleasePrune, small, (*Server).pruneRelease},
+		{"GET", "/releases/:product/:version/dry-run", authz.DeviceRead, 0, (*Server).dryRunRelease},
+		{"GET", "/baselines", authz.ReleaseRead, 0, (*Server).listBaselines},
+		{"POST", "/baselines", authz.BaselineWrite, large, (*Server).addBaseline},
+		{"GET", "/baselines/:product/:profile", authz.ReleaseRead, 0, (*Server).getBaseline},
+		{"GET", "/baselines/:product/:profile/learn", authz.DeviceRead, 0, (*Server).learnBaseline},
 		{"GET", "/retention", authz.ReleaseRead, 0, (*Server).retentionPlan},
 		{"POST", "/retention", authz.ReleasePrune, small, (*Server).collect},
 		{"GET", "/events", authz.AuditRead, 0, (*Server).events},
 		{"GET", "/appraisals/:id", authz.AuditRead, 0, (*Server).appraisal},
+		{"GET", "/appraisals/:id/log", authz.AuditRead, 0, (*Server).appraisalLog},
+		{"GET", "/devices/:id/appraisals", authz.AuditRead, 0, (*Server).listAppraisals},
 		{"GET", "/log/checkpoint", authz.AuditRead, 0, (*Server).logCheckpoint},
 		{"GET", "/log/tile/entries/*", authz.AuditRead, 0, (*Server).logEntries},
 		{"GET", "/log/tile/:level/*", authz.AuditRead, 0, (*Server).logTile},

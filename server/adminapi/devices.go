@@ -88,9 +88,10 @@ func (s *Server) viewDevice(ctx context.Context, d fleet.Device) (api.Device, er
 	}
 	out := api.Device{
 		ID: d.ID, Product: d.Product, HardwareID: d.HardwareID, Profile: d.Profile, Lifecycle: string(d.Lifecycle), Standing: string(d.Standing),
-		Segment: string(fleet.SegmentOf(d, q, now, s.Terms)), Tier: d.Tier, Proven: d.Proven, Offered: d.Offered,
+		Segment: string(fleet.SegmentOf(d, q, now, s.Terms)), Tier: d.Tier, AdmittedBy: d.AdmittedBy, Proven: d.Proven, Offered: d.Offered,
 		ProvenAt: optional(d.ProvenAt), LeaseUntil: optional(d.LeaseUntil), Deadline: optional(d.Deadline), SeenAt: optional(d.SeenAt),
 		EnrolledAt: d.EnrolledAt.UTC(), Manufacturer: d.Manufacturer, Version: d.Version, Reasons: s.decide(d, q).Reasons,
+		ReappraisalDue: s.reappraisalDue(d),
 	}
 	if q != nil {
 		view, err := s.viewQuarantine(ctx, *q)
@@ -200,9 +201,19 @@ func (s *Server) approveDevice(c echo.Context, caller authn.Caller) error {
 	if !fleet.Claimable(d) {
 		return problem.New(http.StatusConflict, reason.Conflict, "the device is %s and %s: a claim can be corrected only before the first proof", d.Lifecycle, d.Standing)
 	}
-	step := fleet.Claim(d, fleet.Admission{
-		Product: req.Product, HardwareID: req.HardwareID, Profile: req.Profile, By: "approval:" + caller.Name, Tier: fleet.TierClaimed,
-	})
+	denials, err := s.Store.DenialsInForce(c.Request().Context())
+	if err != nil {
+		return err
+	}
+	if n, denied := fleet.Denied(d, denials); denied {
+		return problem.New(http.StatusConflict, reason.EKRevoked, "the device's TPM is on the deny list: %s", n.ID)
+	}
+	if !fleet.Approvable(d, req.Product) {
+		return problem.New(http.StatusConflict, reason.ApprovalRequired,
+			"the device has no endorsement certificate: it needs an inventory entry, or a one-time token of this product and your approval")
+	}
+	by := fleet.ByApproval + caller.Name
+	step := fleet.Claim(d, fleet.Admission{Product: req.Product, HardwareID: req.HardwareID, Profile: req.Profile, By: by, Tier: fleet.TierOf(d, by)})
 	return s.apply(c, caller, d, nil, step, store.Change{})
 }
 
@@ -327,7 +338,7 @@ func (s *Server) checkEntry(e api.InventoryEntry) error {
 	if product == nil || product.PolicyDigest.IsZero() {
 		return problem.New(http.StatusUnprocessableEntity, reason.PolicyMissing, "the offline targets role has signed no policy for product %q", e.Product)
 	}
-	if _, ok := product.Baselines[e.Profile]; !ok {
+	if _, ok := product.Baselines[e.Profile]; !ok && product.Policy.Baselines == nil { // else one can be learned from the device
 		return problem.New(http.StatusUnprocessableEntity, reason.PolicyMissing, "the offline targets role has signed no baseline of product %q for profile %q: run 'cordon-sign product baseline'", e.Product, e.Profile)
 	}
 	return nil

@@ -99,7 +99,8 @@ func TestPendingDeviceIsApproved(t *testing.T) {
 	claimable(a)
 	oscar := a.person("oscar", api.RoleOperator)
 	id := a.device("one", func(d *fleet.Device) {
-		*d = fleet.Device{ID: d.ID, Lifecycle: fleet.Pending, Standing: fleet.Unproven, EKSPKI: d.EKSPKI, TLSKey: d.TLSKey, EnrolledAt: d.EnrolledAt, Segment: fleet.Restricted}
+		*d = fleet.Device{ID: d.ID, Lifecycle: fleet.Pending, Standing: fleet.Unproven, EKSPKI: d.EKSPKI, TLSKey: d.TLSKey, EnrolledAt: d.EnrolledAt, Segment: fleet.Restricted,
+			EKCertificate: []byte("of a manufacturer")}
 	})
 	entry := api.InventoryEntry{Device: id, Product: "lamp", HardwareID: "rev-a", Profile: "board"}
 	other := `{"device":"` + deviceID("two") + `","product":"lamp","hardware_id":"rev-a","profile":"board"}`

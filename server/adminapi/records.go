@@ -6,7 +6,6 @@ import (
 
 	"github.com/labstack/echo/v4"
 
-	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/client/api"
 	"github.com/cordon-ota/cordon/server/authn"
 	"github.com/cordon-ota/cordon/server/problem"
@@ -14,7 +13,7 @@ import (
 	"github.com/cordon-ota/cordon/server/store"
 )
 
-// What auditors read: events, appraisals and the report.
+// What auditors read: events and the report.
 
 func (s *Server) events(c echo.Context, _ authn.Caller) error {
 	limit, err := limitParam(c)
@@ -51,22 +50,6 @@ func viewEvents(events []store.StoredEvent) ([]api.Event, error) {
 		out = append(out, view)
 	}
 	return out, nil
-}
-
-func (s *Server) appraisal(c echo.Context, _ authn.Caller) error {
-	id, err := digest.Parse(c.Param("id"))
-	if err != nil {
-		return problem.Malformed("an appraisal is named by 64 lower-case hex digits")
-	}
-	a, err := s.Store.Appraisal(c.Request().Context(), id)
-	if err != nil {
-		return missing(err, "appraisal "+id.String())
-	}
-	view, err := report.ViewAppraisal(a)
-	if err != nil {
-		return err
-	}
-	return render(c, view)
 }
 
 // report answers with the signed report, whose bytes stay as they were signed.

@@ -98,22 +98,29 @@ func schemas() map[string]reflect.Type {
 	out := map[string]reflect.Type{
 		"PersonPage": reflect.TypeFor[api.Page[api.Person]](), "InventoryEntryPage": reflect.TypeFor[api.Page[api.InventoryEntry]](),
 		"DevicePage": reflect.TypeFor[api.Page[api.Device]](), "QuarantinePage": reflect.TypeFor[api.Page[api.Quarantine]](),
-		"DeviceSegmentPage": reflect.TypeFor[api.Page[api.DeviceSegment]](),
-		"ReleasePage":       reflect.TypeFor[api.Page[api.Release]](), "EventPage": reflect.TypeFor[api.Page[api.Event]](),
+		"DenialPage":           reflect.TypeFor[api.Page[api.Denial]](),
+		"DeviceSegmentPage":    reflect.TypeFor[api.Page[api.DeviceSegment]](),
+		"AppraisalSummaryPage": reflect.TypeFor[api.Page[api.AppraisalSummary]](), "AppraisalSummary": reflect.TypeFor[api.AppraisalSummary](),
+		"ReleasePage": reflect.TypeFor[api.Page[api.Release]](), "EventPage": reflect.TypeFor[api.Page[api.Event]](),
 		"ReleaseContent": reflect.TypeFor[artifacts.Release](), "AttestationInput": reflect.TypeFor[attestation.Input](),
 		"AttestationPolicy": reflect.TypeFor[attestation.Policy](), "QuoteClock": reflect.TypeFor[quote.Clock](),
 		"ReferenceBaseline": reflect.TypeFor[reference.Baseline](), "ReferenceValues": reflect.TypeFor[reference.Values](),
+		"ReferenceInput": reflect.TypeFor[reference.Input](), "ReferenceShape": reflect.TypeFor[reference.Shape](),
 		"ReferencePlatform": reflect.TypeFor[reference.Platform](), "ReferencePCR": reflect.TypeFor[reference.PCR](),
-		"ReferenceEvent": reflect.TypeFor[reference.Event](),
+		"ReferenceEvent": reflect.TypeFor[reference.Event](), "ReferenceVariant": reflect.TypeFor[reference.Variant](),
+		"BaselinePage": reflect.TypeFor[api.Page[api.Baseline]](), "LearnedGroup": reflect.TypeFor[reference.Group](),
+		"PredictionProblem": reflect.TypeFor[reference.Problem](),
 	}
 	for _, v := range []any{
 		api.Status{}, api.OnlineKey{}, api.Ceremony{}, api.CeremonyResult{}, api.PersonRequest{}, api.PersonCreated{}, api.Person{},
-		api.InventoryEntry{}, api.EnrollTokenRequest{}, api.EnrollTokenCreated{}, api.Device{}, api.Quarantine{}, api.Approval{},
+		api.InventoryEntry{}, api.EnrollTokenRequest{}, api.EnrollTokenCreated{}, api.Device{}, api.Quarantine{}, api.Approval{}, api.DenialRequest{}, api.Denial{},
 		api.QuarantineRequest{}, api.PublishRequest{}, api.Release{}, api.HoldRequest{}, api.Event{}, api.Why{}, api.Decision{},
 		api.SignedReport{}, api.ReportSignature{}, api.Report{}, api.Coverage{}, api.ExcludedDevice{}, api.Appraisal{},
 		api.DeviceSegment{}, api.PointSegment{}, api.SegmentPoints{}, api.SegmentPoint{}, api.SegmentBreaker{}, api.ResumeRequest{},
 		api.PruneRequest{}, api.RetentionPlan{}, api.RetentionRelease{}, api.RetentionNeed{}, api.RetentionBlob{}, api.RetentionResult{}, wire.Download{},
-		api.UpdateRecord{}, api.ReleaseRecord{}, api.ImageMetadata{}, api.PastTargets{}, api.DeviceRecord{}, api.ReportLog{}, wire.Problem{},
+		api.UpdateRecord{}, api.ReleaseRecord{}, api.ImageMetadata{}, api.PastTargets{}, api.DeviceRecord{}, api.Succession{}, api.ReportLog{}, wire.Problem{},
+		api.Baseline{}, api.SignedBaseline{}, api.BaselineRequest{}, api.Learning{}, api.LearningDevice{}, api.DryRun{}, api.DryRunDevice{},
+		artifacts.BaselineSet{}, artifacts.BaselineDevice{}, reference.Learned{}, reference.LearnedPCR{}, reference.Disagreeing{}, reference.PredictedPCR{},
 		artifacts.Component{}, artifacts.Delta{}, attestation.Verdict{}, attestation.Finding{}, attestation.Accepted{},
 		attestation.PCR{}, attestation.Evidence{}, attestation.AK{}, attestation.Binding{}, attestation.Expectation{},
 	} {
@@ -123,7 +130,7 @@ func schemas() map[string]reflect.Type {
 }
 
 // requests are decoded strictly and may leave out what has a default.
-var requests = []string{"Ceremony", "PersonRequest", "InventoryEntry", "EnrollTokenRequest", "QuarantineRequest", "PublishRequest", "HoldRequest", "PruneRequest", "ResumeRequest", "TokenRequest"}
+var requests = []string{"Ceremony", "PersonRequest", "InventoryEntry", "EnrollTokenRequest", "QuarantineRequest", "DenialRequest", "PublishRequest", "HoldRequest", "PruneRequest", "BaselineRequest", "ResumeRequest", "TokenRequest"}
 
 func TestSchemasAreTheGoTypes(t *testing.T) {
 	t.Parallel()

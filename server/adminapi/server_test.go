@@ -31,6 +31,7 @@ import (
 	"github.com/cordon-ota/cordon/server/audit/tilelog"
 	"github.com/cordon-ota/cordon/server/authn"
 	"github.com/cordon-ota/cordon/server/fleet"
+	"github.com/cordon-ota/cordon/server/platform"
 	"github.com/cordon-ota/cordon/server/problem"
 	"github.com/cordon-ota/cordon/server/report"
 	"github.com/cordon-ota/cordon/server/repository"
@@ -101,6 +102,7 @@ func newAdmin(t *testing.T) *admin {
 		Authn:    authn.New(w.Store, w.Now), Terms: fleet.Terms{Lease: 2 * time.Hour, Grace: 24 * time.Hour}, Now: w.Now,
 		Retention: retention.New(w.Store, w.Blobs, w.Service, retention.Config{Every: time.Hour, Grace: 24 * time.Hour, Uploads: 168 * time.Hour},
 			w.Now, log, func(retention.Result) {}),
+		Platform: platform.New(w.Store, w.Service),
 		Status: func() api.Status {
 			return api.Status{Version: "test", TrustDomain: "fleet.example", DeviceURL: "https://devices.example:8443", Keys: []api.OnlineKey{}}
 		},

@@ -4,8 +4,6 @@ package app
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/client/api"
 	"github.com/cordon-ota/cordon/server/adminapi"
@@ -31,6 +30,7 @@ import (
 	"github.com/cordon-ota/cordon/server/enroll"
 	"github.com/cordon-ota/cordon/server/epoch"
 	"github.com/cordon-ota/cordon/server/observe"
+	"github.com/cordon-ota/cordon/server/platform"
 	"github.com/cordon-ota/cordon/server/report"
 	"github.com/cordon-ota/cordon/server/repository"
 	"github.com/cordon-ota/cordon/server/retention"
@@ -45,6 +45,10 @@ const (
 	productLife   = 90 * 24 * time.Hour
 	directorLife  = 24 * time.Hour
 )
+
+// knownStates is how many boot states the server remembers as affirmed: at most some 25 MB of memory. Devices whose state
+// is not among them cost a reading of their log with each quote.
+const knownStates = 1 << 16
 
 // Options are what New takes beside the configuration.
 type Options struct {
@@ -64,6 +68,7 @@ type App struct {
 	store                   *store.Store
 	repository              *repository.Service
 	retention               *retention.Service
+	reappraisal             *appraise.Sweeper
 	enforcer                *segment.Enforcer
 	network                 network
 	log                     *tilelog.Log
@@ -71,6 +76,9 @@ type App struct {
 	metrics                 *observe.Metrics
 	device                  *deviceapi.Server
 	admin                   *adminapi.Server
+
+	sweepNow chan struct{} // room for one: the sweeper is wanted before its time
+	denied   string        // the deny list that the fleet was last held against in full; the sweeper's
 
 	lock      *os.File // held while the data directory is in use; nil with PostgreSQL
 	listeners map[string]net.Listener
@@ -89,7 +97,7 @@ func New(ctx context.Context, cfg config.Config, opt Options) (*App, error) {
 	if opt.Now == nil {
 		opt.Now = time.Now
 	}
-	a := &App{cfg: cfg, opt: opt, listeners: map[string]net.Listener{}}
+	a := &App{cfg: cfg, opt: opt, listeners: map[string]net.Listener{}, sweepNow: make(chan struct{}, 1)}
 	if err := a.open(ctx); err != nil {
 		a.Close()
 		return nil, err
@@ -124,40 +132,14 @@ func (a *App) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	roots, err := a.ekRoots()
+	admission, err := a.admission()
 	if err != nil {
 		return err
 	}
 	if err := a.listen(); err != nil {
 		return err
 	}
-	return a.wire(ctx, blobs, roots)
-}
-
-// ekRoots reads the manufacturers' certificates.
-func (a *App) ekRoots() (*x509.CertPool, error) {
-	pool := x509.NewCertPool()
-	if a.cfg.EKRootsFile == "" {
-		a.opt.Log.Warn("no TPM can enroll: ek_roots_file is not set")
-		return pool, nil
-	}
-	b, err := os.ReadFile(a.cfg.EKRootsFile)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read ek_roots_file: %w", err)
-	}
-	n := 0
-	for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read certificate %d of ek_roots_file: %w", n+1, err)
-		}
-		pool.AddCert(cert)
-		n++
-	}
-	if n == 0 {
-		return nil, fmt.Errorf("ek_roots_file %s holds no PEM certificate", a.cfg.EKRootsFile)
-	}
-	return pool, nil
+	return a.wire(ctx, blobs, admission)
 }
 
 func (a *App) listen() error {
@@ -193,7 +175,7 @@ func (a *App) url(name string) string {
 // CASHA256 is the fingerprint that a ceremony pins.
 func (a *App) CASHA256() digest.SHA256 { return digest.Of(a.keys.serverCA.cert.Raw) }
 
-func (a *App) wire(ctx context.Context, blobs retention.Artifacts, roots *x509.CertPool) error {
+func (a *App) wire(ctx context.Context, blobs retention.Artifacts, admission enroll.Admission) error {
 	t, now, log := a.cfg.Times, a.opt.Now, a.opt.Log
 	rules := a.rules()
 	build := "cordond/" + a.opt.Version
@@ -212,15 +194,16 @@ func (a *App) wire(ctx context.Context, blobs retention.Artifacts, roots *x509.C
 	door := segment.NewDoor()
 	a.enforcer = segment.NewEnforcer(a.store, door, a.repository.Catalog, t.Enforce.Std(), now, log)
 	files := repository.NewFiles(a.repository)
+	known := attestation.NewCache(knownStates)
 	polls := appraise.New(a.store, a.repository.Catalog, a.challenges,
 		director.New(a.keys.director, directorLife).Above(a.epoch.Floor()), ca, appraise.Settings{
 			Terms: rules.Terms, Poll: t.Poll.Std(), Jitter: config.Jitter, BeaconWindow: t.BeaconWindow.Std(),
-			UpdateDeadline: t.UpdateDeadline.Std(), Points: rules.Points, Build: build,
+			UpdateDeadline: t.UpdateDeadline.Std(), Points: rules.Points, Build: build, Cache: known,
 			Floor: a.epoch.Floor(), RestoredAt: a.epoch.RestoredAt,
 		}, now, log)
 	a.device = &deviceapi.Server{
 		Polls: polls, Store: a.store, Blobs: blobs, Files: files, Door: door, Enforcer: a.enforcer, Catalog: a.repository.Catalog, Now: now, Log: log,
-		Enroll: enroll.New(a.store, roots, a.enrollments, a.epoch.Secret(a.keys.activation), rules, t.Challenge.Std(), now),
+		Enroll: enroll.New(a.store, admission, a.enrollments, a.epoch.Secret(a.keys.activation), rules, t.Challenge.Std(), now),
 	}
 	keys, err := a.keys.onlineKeys()
 	if err != nil {
@@ -249,13 +232,19 @@ func (a *App) wire(ctx context.Context, blobs retention.Artifacts, roots *x509.C
 	a.admin = &adminapi.Server{
 		Store: a.store, Blobs: blobs, Repository: a.repository, Files: files, Reports: reports, Enforcer: a.enforcer, Log: a.log,
 		Authn: authn.New(a.store, now), Status: func() api.Status { return status }, Terms: rules.Terms, Points: rules.Points, Now: now,
+		Sweep: a.wakeSweeper, Platform: platform.New(a.store, a.repository),
 	}
 	a.metrics = observe.NewMetrics(func() float64 { return a.repository.Age().Seconds() })
+	a.metrics.WatchStates(func() (hits, misses float64, entries float64) {
+		c := known.Counts()
+		return float64(c.Hits), float64(c.Misses), float64(c.Entries)
+	})
 	a.watchLog()
 	if err := a.wireNetwork(ctx); err != nil {
 		return err
 	}
 	a.wireRetention(blobs)
+	a.wireReappraisal(polls, rules)
 	return a.bootstrap(ctx)
 }
 

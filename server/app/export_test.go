@@ -3,12 +3,15 @@ package app
 import (
 	"context"
 	"crypto/tls"
+	"log/slog"
 	"net/http"
 	"time"
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/cordon-ota/cordon/attestation/identity"
 	"github.com/cordon-ota/cordon/server/appraise"
+	"github.com/cordon-ota/cordon/server/config"
 )
 
 // DeviceTLS is the configuration of the device listener.
@@ -33,3 +36,10 @@ func (a *App) Challenges() (polls, enrollments *appraise.Challenges) {
 
 // Server is the HTTP server of a listener.
 func (a *App) Server(name string) *http.Server { return a.server(context.Background(), name) }
+
+// EKRoots are the TPM manufacturers' certificates that a server with this configuration believes.
+func EKRoots(cfg config.Config) (identity.Roots, error) {
+	a := &App{cfg: cfg, opt: Options{Log: slog.New(slog.DiscardHandler)}}
+	admission, err := a.admission()
+	return admission.Policy.Roots, err
+}

@@ -19,7 +19,7 @@ import (
 // enforcement points, which check their own parts. Nothing is opened for writing, and no network is touched.
 func checkConfig(cfg config.Config) error {
 	a := &App{cfg: cfg, opt: Options{Log: slog.New(slog.DiscardHandler), Now: time.Now}}
-	if _, err := a.ekRoots(); err != nil {
+	if _, err := a.admission(); err != nil {
 		return err
 	}
 	if _, err := readRoots("audit.witness_ca_file", cfg.Audit.WitnessCAFile); err != nil {

@@ -59,6 +59,7 @@ func (a *App) Run(ctx context.Context) error {
 	start("door", a.enforcer.Run)
 	start("sweeper", a.sweep)
 	start("restored", a.orderAgain)
+	start("reappraisal", a.reappraisal.Run)
 	for name, run := range a.network.runs {
 		start(name, run)
 	}
@@ -208,12 +209,24 @@ func (a *App) sweep(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-a.sweepNow:
 		}
+	}
+}
+
+// wakeSweeper has the sweeper look now.
+func (a *App) wakeSweeper() {
+	select {
+	case a.sweepNow <- struct{}{}:
+	default: // it is wanted already
 	}
 }
 
 // sweepOnce looks at every device that is due, batch by batch.
 func (a *App) sweepOnce(ctx context.Context) error {
+	if err := a.sweepDenied(ctx); err != nil {
+		return err
+	}
 	now := a.opt.Now()
 	rules := a.rules()
 	for {
@@ -244,14 +257,19 @@ func (a *App) sweepDevice(ctx context.Context, d fleet.Device, rules standing.Ru
 	if !changed && !rules.Moves(step.Device, open, now) {
 		return false, nil
 	}
+	return true, a.sweepStep(ctx, d, open, step, rules, now)
+}
+
+// sweepStep commits what the sweeper decided about a device.
+func (a *App) sweepStep(ctx context.Context, d fleet.Device, open *fleet.Quarantine, step fleet.Step, rules standing.Rules, now time.Time) error {
 	var change store.Change
 	standing.Take(&change, &d, &open, step, "sweeper", now)
 	rules.Close(&change, &d, open, "sweeper", now)
 	crash.Here(crash.SweepDecided)
 	if err := a.store.Commit(ctx, change); err != nil {
-		return false, err
+		return err
 	}
 	crash.Here(crash.SweepCommitted)
 	a.enforcer.Wake()
-	return true, nil
+	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/cordon-ota/cordon/artifacts/crash"
+	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/wire"
@@ -35,6 +36,7 @@ type Store interface {
 	DeviceByTLSKey(ctx context.Context, key digest.SHA256) (fleet.Device, error)
 	OpenQuarantine(ctx context.Context, device string) (fleet.Quarantine, error)
 	Director(ctx context.Context, device string) (store.Director, error)
+	DenialsInForce(ctx context.Context) ([]fleet.Denial, error)
 	Evidence
 	Commit(ctx context.Context, change store.Change) error
 }
@@ -44,6 +46,7 @@ type Evidence interface {
 	Beacon(ctx context.Context, d digest.SHA256) (store.Beacon, error)
 	Log(ctx context.Context, d digest.SHA256) ([]byte, error)
 	Inventory(ctx context.Context, device string) (store.Inventory, error)
+	LastAffirmed(ctx context.Context, device string) (store.Appraisal, error)
 }
 
 // Settings are the times of the protocol; config documents and checks them.
@@ -55,6 +58,8 @@ type Settings struct {
 	UpdateDeadline time.Duration // from the offer to the proof
 	Points         []string      // the network enforcement points
 	Build          string        // of this verifier, recorded with each appraisal
+	// Cache knows what was affirmed before. Optional: without one every quote is appraised in full.
+	Cache *attestation.Cache
 	// After a restore from a backup, at RestoredAt, beacons up to version Floor do not count, and a device that has not
 	// proven anything since may run what the server does not know any more.
 	Floor      int64
@@ -72,6 +77,7 @@ type Service struct {
 	now        func() time.Time
 	log        *slog.Logger
 	costly     *limit.Limiter
+	standards  standards
 }
 
 // What a device makes the server keep for good without proving anything has a limit: costBurst polls at once, and
@@ -159,8 +165,13 @@ func (s *Service) decide(ctx context.Context, catalog *repository.Catalog, tlsKe
 	if d.Lifecycle == fleet.Retired {
 		return Answer{}, store.Change{}, problem.New(http.StatusForbidden, reason.DeviceRetired, "the device was retired")
 	}
+	denials, err := s.store.DenialsInForce(ctx)
+	if err != nil {
+		return Answer{}, store.Change{}, fmt.Errorf("cannot read the deny list: %w", err)
+	}
+	_, denied := fleet.Denied(d, denials)
 	digestOfBody := digest.Of(body)
-	if d.LastPoll == digestOfBody && !offerEnded(catalog, d, now) {
+	if d.LastPoll == digestOfBody && !denied && !offerEnded(catalog, d, now) && !outdated(catalog, d) {
 		// The last accepted poll, byte for byte, by the same key: its answer was lost. Recognised before the channel
 		// check, because it was bound to the old connection; it renews nothing. No stored bytes stand for a 204.
 		return Answer{Device: d.ID, Body: d.LastAnswer, NextPoll: s.nextPoll(), Time: now}, store.Change{}, nil
@@ -169,6 +180,7 @@ func (s *Service) decide(ctx context.Context, catalog *repository.Catalog, tlsKe
 	if err != nil {
 		return Answer{}, store.Change{}, err
 	}
+	t.denials = denials
 	if err := t.run(ctx); err != nil {
 		return Answer{}, store.Change{}, err
 	}

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/go-json-experiment/json"
-
 	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
@@ -50,12 +48,12 @@ func (t *turn) judge(ctx context.Context) error {
 		t.refuse(reason.PolicyMissing)
 		t.stuck = true
 		t.s.log.WarnContext(ctx, "no signed baseline for the platform or no published release to expect", "device", t.d.ID, "product", t.product.Name, "profile", t.d.Profile)
-		return nil
+		if len(in.Expected) == 0 {
+			return nil
+		}
+		return t.observe(ctx, in)
 	}
-	if in.Log, err = t.eventLog(ctx, evidence); err != nil {
-		return err
-	}
-	in, verdict, err := t.appraise(in)
+	in, verdict, err := t.appraise(ctx, in)
 	if err != nil {
 		return err
 	}
@@ -71,17 +69,16 @@ func (t *turn) judge(ctx context.Context) error {
 		t.want(wire.WantQuote) // a trial boot is proven over a challenge only
 		return nil
 	}
-	return t.conclude(in, verdict, fresh, baseline.Digest)
+	return t.conclude(in, verdict, fresh)
 }
 
 // appraise asks the verifier. Evidence that matches nothing expected is asked about once more, with the releases that
 // the device may have been offered before and with those that it has left: only then do they make the record larger.
-func (t *turn) appraise(in attestation.Input) (attestation.Input, attestation.Verdict, error) {
-	verdict, err := attestation.Appraise(in)
+func (t *turn) appraise(ctx context.Context, in attestation.Input) (attestation.Input, attestation.Verdict, error) {
+	in, verdict, err := t.ask(ctx, in)
 	if err == nil && slices.Contains(verdict.Reasons(), reason.PCRMismatch) {
 		if wide, more := t.widen(in); more {
-			in = wide
-			verdict, err = attestation.Appraise(in)
+			in, verdict, err = t.askAnew(ctx, wide)
 		}
 	}
 	if err != nil {
@@ -91,8 +88,8 @@ func (t *turn) appraise(in attestation.Input) (attestation.Input, attestation.Ve
 }
 
 // conclude lets fleet decide, keeps the appraisal for good, and says what the device is told.
-func (t *turn) conclude(in attestation.Input, verdict attestation.Verdict, fresh freshness, baseline digest.SHA256) error {
-	appraisal, err := t.record(in, verdict, baseline)
+func (t *turn) conclude(in attestation.Input, verdict attestation.Verdict, fresh freshness) error {
+	appraisal, err := t.s.record(t.product, t.d, in, verdict, t.now)
 	if err != nil {
 		return err
 	}
@@ -102,14 +99,23 @@ func (t *turn) conclude(in attestation.Input, verdict attestation.Verdict, fresh
 	}
 	step := fleet.Prove(t.d, t.q, fleet.Proof{
 		At: t.now, Verdict: verdict, Appraisal: appraisal.ID, Challenge: fresh.challenge, Issued: fresh.issued,
-		Counter: counter, LogDigest: in.Evidence.LogDigest,
+		Counter: counter, LogDigest: in.Evidence.LogDigest, Grounds: t.product.Grounds(t.d.Profile), Basis: basisOf(appraisal),
 	}, t.s.set.Terms)
 	if step.NeedsChallenge {
 		t.refuse(step.Reasons...)
 		t.want(wire.WantQuote)
 		return nil
 	}
+	if denial, denied := fleet.Denied(step.Device, t.denials); denied && verdict.Outcome == attestation.Affirmed {
+		t.applyDenied(step, denial)
+		t.change.Writes = append(t.change.Writes, store.AddAppraisal{Appraisal: appraisal})
+		return nil
+	}
+	if err := t.observeDifference(in, verdict); err != nil {
+		return err
+	}
 	t.apply(step)
+	t.compare(verdict, appraisal)
 	t.change.Writes = append(t.change.Writes, store.AddAppraisal{Appraisal: appraisal})
 	if len(t.sentLog) > 0 && authentic(verdict) && digest.Of(t.sentLog) == in.Evidence.LogDigest {
 		t.change.Writes = append(t.change.Writes, store.AddLog{Digest: in.Evidence.LogDigest, Bytes: t.sentLog})
@@ -123,6 +129,16 @@ func (t *turn) conclude(in attestation.Input, verdict attestation.Verdict, fresh
 	t.stuck = refused && effect != reason.Quarantine && fresh.challenge // a challenge quote failed: the next poll tries again
 	t.challenged = verdict.Outcome == attestation.Affirmed && fresh.challenge
 	return nil
+}
+
+// applyDenied takes over what a good quote of a denied TPM shows of its clock and firmware, and nothing of what it would
+// be worth: the device hears no verdict, gets no lease and does not recover.
+func (t *turn) applyDenied(proven fleet.Step, denial fleet.Denial) {
+	d := t.d
+	d.Accepted, d.LastEvidence, d.LogDigest = proven.Device.Accepted, proven.Device.LastEvidence, proven.Device.LogDigest
+	step, _ := fleet.Deny(d, t.q, denial, t.now)
+	t.apply(step)
+	t.accepted = true
 }
 
 // authentic says that the quote was signed by the device's key over this very poll: what it commits to is the
@@ -180,10 +196,9 @@ func (t *turn) input(e attestation.Evidence, f freshness, baseline *reference.Ba
 			Purpose: attestation.PurposePoll, Nonce: f.nonce, Device: t.d.ID, Exporter: t.exporter,
 			LogDigests: []digest.SHA256{e.LogDigest}, Claims: digest.Of(t.request.Claims),
 		},
-		Challenge: f.challenge, Last: t.d.Accepted, Baseline: baseline, Policy: t.product.AttestationPolicy(),
+		Challenge: f.challenge, Last: t.d.Accepted, Baseline: baseline, Policy: t.product.VerdictPolicy(),
 	}
 	in.Evidence.Log, t.sentLog = nil, e.Log
-	in.Policy.RevokedBoot = t.product.RevokedBoot()
 	for _, r := range t.product.Releases {
 		if x, ok := r.Expectation(t.d.HardwareID); ok && t.expected(r) {
 			in.Expected = append(in.Expected, x)
@@ -230,8 +245,8 @@ func (t *turn) widen(in attestation.Input) (wide attestation.Input, more bool) {
 
 // eventLog finds the log that the quote commits to: sent now, or kept from before. nil when neither has it.
 func (t *turn) eventLog(ctx context.Context, e attestation.Evidence) ([]byte, error) {
-	if len(e.Log) > 0 {
-		return e.Log, nil
+	if len(t.sentLog) > 0 {
+		return t.sentLog, nil
 	}
 	b, err := t.s.store.Log(ctx, e.LogDigest)
 	if errors.Is(err, store.ErrNotFound) {
@@ -246,21 +261,4 @@ func (t *turn) eventLog(ctx context.Context, e attestation.Evidence) ([]byte, er
 func onlyLogMissing(v attestation.Verdict) bool {
 	rs := v.Reasons()
 	return len(rs) == 1 && rs[0] == reason.EventlogMissing
-}
-
-// record makes the stored form of an appraisal: everything that led to it, so that it can be reached again.
-func (t *turn) record(in attestation.Input, v attestation.Verdict, baseline digest.SHA256) (store.Appraisal, error) {
-	input, err := json.Marshal(in, json.Deterministic(true))
-	if err != nil {
-		return store.Appraisal{}, fmt.Errorf("cannot keep the appraisal: %w", err)
-	}
-	verdict, err := v.Marshal()
-	if err != nil {
-		return store.Appraisal{}, fmt.Errorf("cannot keep the verdict: %w", err)
-	}
-	id := digest.Of(fmt.Appendf(nil, "%s\n%d\n%s", t.d.ID, t.now.UnixMicro(), digest.Of(input)))
-	return store.Appraisal{
-		ID: id, Device: t.d.ID, Product: t.d.Product, At: t.now, Outcome: string(v.Outcome), Release: v.Release,
-		Input: input, Verdict: verdict, Verifier: t.s.set.Build, Policy: t.product.PolicyDigest, Baseline: baseline,
-	}, nil
 }

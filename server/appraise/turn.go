@@ -37,6 +37,7 @@ type turn struct {
 	before  fleet.Device
 	d       fleet.Device
 	q       *fleet.Quarantine // the open one
+	denials []fleet.Denial    // in force
 	changed bool
 	// challenged: this poll carried an affirmed quote over a challenge. accepted: Evidence was judged and counts.
 	challenged, accepted bool
@@ -44,8 +45,10 @@ type turn struct {
 	told bool
 	// stuck: another quote would not help now. Either the cause is on our side, or the challenge quote itself was refused
 	// and the next poll tries again.
-	stuck   bool
-	sentLog []byte // the event log, if it came with the Evidence
+	stuck bool
+	// disputed: what the device claims to run is not what this poll's quote proves.
+	disputed bool
+	sentLog  []byte // the event log, if it came with the Evidence
 
 	answer   wire.PollAnswer
 	reasons  []reason.Reason
@@ -102,7 +105,11 @@ func checkClaims(c wire.Claims) error {
 
 func (t *turn) run(ctx context.Context) error {
 	t.metadata()
+	t.deny()
 	if t.d.Lifecycle == fleet.Pending {
+		if slices.Contains(t.reasons, reason.EKRevoked) {
+			return nil
+		}
 		if claimed, err := t.claim(ctx); err != nil || !claimed {
 			return err
 		}
@@ -116,7 +123,7 @@ func (t *turn) run(ctx context.Context) error {
 		t.apply(step)
 	}
 	t.report()
-	if len(t.request.Evidence) > 0 {
+	if len(t.request.Evidence) > 0 && !t.stuck {
 		if err := t.judge(ctx); err != nil {
 			return err
 		}
@@ -124,10 +131,28 @@ func (t *turn) run(ctx context.Context) error {
 			return nil // nothing more is said before the log or a challenge quote is here
 		}
 	}
+	if err := t.renew(ctx); err != nil {
+		return err
+	}
 	if err := t.offer(ctx); err != nil {
 		return err
 	}
 	return t.certificate(ctx)
+}
+
+// deny holds the device against the deny list of endorsement keys, so that nobody depends on the sweeper: from the commit
+// of a denial on, no poll gets a lease, an offer or a certificate. Only a TPM whose firmware is denied is listened to: it
+// may have been updated since.
+func (t *turn) deny() {
+	denial, denied := fleet.Denied(t.d, t.denials)
+	if !denied {
+		return
+	}
+	t.refuse(reason.EKRevoked)
+	if step, changed := fleet.Deny(t.d, t.q, denial, t.now); changed {
+		t.apply(step)
+	}
+	_, t.stuck = fleet.DeniedForGood(t.d, t.denials)
 }
 
 // metadata adds roots and the timestamp that the device does not have yet.
@@ -157,7 +182,7 @@ func (t *turn) claim(ctx context.Context) (bool, error) {
 		return false, fmt.Errorf("cannot read the inventory: %w", err)
 	}
 	t.apply(fleet.Claim(t.d, fleet.Admission{
-		Product: entry.Product, HardwareID: entry.HardwareID, Profile: entry.Profile, By: "inventory", Tier: fleet.TierInventory,
+		Product: entry.Product, HardwareID: entry.HardwareID, Profile: entry.Profile, By: fleet.ByInventory, Tier: fleet.TierOf(t.d, fleet.ByInventory),
 	}))
 	return true, nil
 }
@@ -183,7 +208,7 @@ func equal(a, b *uint64) bool { return a == b || a != nil && b != nil && *a == *
 // offer decides what the device may have and puts it into director metadata. Anything new needs a challenge quote in
 // this very poll; the recovery release does not.
 func (t *turn) offer(ctx context.Context) error {
-	t.decision = rollout.Next(t.d, t.q, t.product.Policy, t.product.Candidates())
+	t.choose()
 	t.refuse(t.decision.Reasons...)
 	if t.wantsProof() {
 		t.want(wire.WantQuote)

@@ -26,11 +26,18 @@ const (
 	EnrollTokenIssued   = "enroll_token.issued"
 	DeviceEnrolled      = "device.enrolled"
 	DeviceReactivated   = "device.reactivated"
+	DeviceAKRotated     = "device.ak_rotated" // a new attestation key, certified by the one before
+	DeviceVouched       = "device.vouched"    // a device without an EK certificate has shown a token; a person has to approve it
+	EndorsementDenied   = "endorsement.denied"
+	EndorsementApproved = "endorsement.lift_approved"
+	EndorsementLifted   = "endorsement.lifted"
 	DeviceClaimed       = "device.claimed"
 	DeviceRetired       = "device.retired"
 	DeviceRefused       = "device.refused" // an enrollment that was refused
 	VerdictAffirmed     = "verdict.affirmed"
 	VerdictRefused      = "verdict.refused"
+	AppraisalRepeated   = "appraisal.repeated" // stored Evidence, appraised again because policy or baseline changed
+	ClaimsDisputed      = "claims.disputed"    // the device says that it runs something else than its quote proves
 	ReleaseOffered      = "release.offered"
 	UpdateProven        = "update.proven"
 	UpdateOverdue       = "update.overdue"
@@ -59,6 +66,7 @@ const (
 	ReleasePruned       = "release.pruned"      // its images are no longer kept
 	ArtifactsCondemned  = "artifacts.condemned" // blobs that nothing refers to are being removed
 	ArtifactsRemoved    = "artifacts.removed"   // blobs and unfinished uploads are gone
+	BaselineAdded       = "baseline.added"      // baseline signers say what a platform measures
 	ReportMade          = "report.made"
 	CertificateIssued   = "certificate.issued"
 	LogStopped          = "log.stopped"     // rows, tiles, checkpoints and witnesses do not agree: the tile log signs nothing more

@@ -24,6 +24,10 @@ const (
 	DeviceIsolate  Permission = "device.quarantine"
 	DeviceRelease  Permission = "device.release"
 	SegmentResume  Permission = "segment.resume"
+
+	EndorsementDeny Permission = "endorsement.deny"
+	EndorsementLift Permission = "endorsement.lift"
+
 	BlobWrite      Permission = "blob.write"
 	ReleaseRead    Permission = "release.read"
 	ReleasePublish Permission = "release.publish"
@@ -31,6 +35,7 @@ const (
 	ReleaseHold    Permission = "release.hold"
 	ReleaseResume  Permission = "release.resume"
 	ReleasePrune   Permission = "release.prune"
+	BaselineWrite  Permission = "baseline.write"
 	AuditRead      Permission = "audit.read"
 	ReportMake     Permission = "report.make"
 	Public         Permission = "public" // open to everyone; only what a ceremony or a probe needs
@@ -41,10 +46,11 @@ var table = map[string][]Permission{
 	api.RoleAdmin: {CeremonyApply, PeopleRead, PeopleWrite, InventoryRead, DeviceRead, ReleaseRead, AuditRead},
 	api.RoleOperator: {
 		PeopleRead, InventoryRead, InventoryWrite, DeviceRead, DeviceApprove, DeviceRetire, DeviceIsolate, DeviceRelease, SegmentResume,
-		ReleaseRead, ReleaseApprove, ReleaseHold, ReleaseResume, ReleasePrune, AuditRead,
+		EndorsementDeny, EndorsementLift,
+		ReleaseRead, ReleaseApprove, ReleaseHold, ReleaseResume, ReleasePrune, BaselineWrite, AuditRead,
 	},
 	api.RoleAuditor: {PeopleRead, InventoryRead, DeviceRead, ReleaseRead, AuditRead, ReportMake},
-	api.RoleCI:      {BlobWrite, ReleaseRead, ReleasePublish},
+	api.RoleCI:      {BlobWrite, ReleaseRead, ReleasePublish, BaselineWrite},
 }
 
 // Roles returns the roles that exist, sorted.

@@ -12,6 +12,7 @@ var all = []authz.Permission{
 	authz.CeremonyApply, authz.PeopleRead, authz.PeopleWrite, authz.InventoryRead, authz.InventoryWrite, authz.DeviceRead,
 	authz.DeviceApprove, authz.DeviceRetire, authz.DeviceIsolate, authz.DeviceRelease, authz.BlobWrite, authz.ReleaseRead,
 	authz.ReleasePublish, authz.ReleaseApprove, authz.ReleaseHold, authz.ReleaseResume, authz.AuditRead, authz.ReportMake,
+	authz.EndorsementDeny, authz.EndorsementLift,
 }
 
 func TestNoRoleHoldsBothHalvesOfASeparatedDuty(t *testing.T) {
@@ -22,6 +23,7 @@ func TestNoRoleHoldsBothHalvesOfASeparatedDuty(t *testing.T) {
 		{authz.BlobWrite, authz.ReleaseApprove},
 		{authz.PeopleWrite, authz.ReleaseApprove},
 		{authz.PeopleWrite, authz.DeviceRelease},
+		{authz.PeopleWrite, authz.EndorsementLift},
 		{authz.PeopleWrite, authz.ReleasePublish},
 		{authz.CeremonyApply, authz.ReleasePublish},
 		{authz.ReportMake, authz.DeviceRelease}, // who answers for the fleet does not write the report on it

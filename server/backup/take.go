@@ -159,6 +159,13 @@ func (w *writer) blobs(ctx context.Context, s Source, releases []store.Release, 
 		if err != nil {
 			return err
 		}
+		inputs, err := repository.Inputs(ctx, s.Blobs, row)
+		if err != nil && !errors.Is(err, artifacts.ErrNotFound) { // values that are missing are found missing below
+			return fmt.Errorf("cannot back up release %s: %w", row.Name, err)
+		}
+		for _, in := range inputs {
+			needed = append(needed, in.SHA256)
+		}
 		for _, sum := range needed {
 			if seen[sum] {
 				continue

@@ -45,7 +45,8 @@ type Config struct {
 	// Artifacts is the directory of the artifact store. Default "<data_dir>/artifacts". Excludes [s3].
 	Artifacts string `toml:"artifacts"`
 	// EKRootsFile holds the PEM certificates of TPM manufacturers (roots and intermediates) that this server trusts.
-	// Optional: without it no TPM can enroll, and the server says so at its start.
+	// A line "Manufacturers: id:49465800, ..." before a certificate binds it to these manufacturers. Optional: without it and
+	// without endorsement.manufacturers no TPM with a certificate can enroll, and the server says so at its start.
 	EKRootsFile string `toml:"ek_roots_file"`
 
 	S3     S3     `toml:"s3"`
@@ -53,6 +54,8 @@ type Config struct {
 	Times  Times  `toml:"times"`
 	Log    Log    `toml:"log"`
 	Audit  Audit  `toml:"audit"`
+
+	Endorsement Endorsement `toml:"endorsement"`
 
 	Presign   Presign   `toml:"presign"`
 	Retention Retention `toml:"retention"`
@@ -346,6 +349,7 @@ func (c *Config) validate() error {
 	c.validateArtifacts(say)
 	c.validateDatabase(say)
 	c.Segment.validate(say)
+	c.Endorsement.validate(say)
 	if err := tlog.ValidOrigin(fmt.Sprintf("%s/%d", c.Audit.Origin, int64(math.MaxInt64))); err != nil { // room for an epoch
 		say("audit.origin: %v", err)
 	}

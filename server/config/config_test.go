@@ -77,6 +77,8 @@ func TestRefusedConfigurationsNameTheKey(t *testing.T) {
 		"[s3]\nlock_mode = \"governance\"":                      "s3.lock_days",
 		"[s3]\nlock_days = 5":                                   "s3.lock_days",
 		"[s3]\nidle_timeout = \"10ms\"":                         "s3.idle_timeout",
+		"[endorsement]\nmanufacturers = [\"acme\"]":             "endorsement.manufacturers",
+		"[endorsement]\nallow = [\"infineon\"]":                 "endorsement.allow",
 		"[log]\nformat = \"xml\"":                               "log.format",
 		"[audit]\norigin = \"two words\"":                       "audit.origin",
 		"[audit]\norigin = \"a+b\"":                             "audit.origin",

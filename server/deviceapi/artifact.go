@@ -17,6 +17,7 @@ import (
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/server/audit"
+	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/limit"
 	"github.com/cordon-ota/cordon/server/problem"
 	"github.com/cordon-ota/cordon/server/segment"
@@ -85,7 +86,14 @@ func (s *Server) authorise(ctx context.Context, c echo.Context, sum digest.SHA25
 	if err != nil {
 		return segment.Grant{}, err
 	}
+	denials, err := s.Store.DenialsInForce(ctx)
+	if err != nil {
+		return segment.Grant{}, fmt.Errorf("cannot read the deny list: %w", err)
+	}
 	grant, err := segment.Allow(d, q, s.Catalog().Products[d.Product], sum, s.Now())
+	if _, denied := fleet.Denied(d, denials); denied && q == nil { // in quarantine it may have what every such device may
+		grant, err = segment.Grant{}, problem.New(http.StatusForbidden, reason.EKRevoked, "the device's TPM is on the deny list")
+	}
 	var refused *problem.Error
 	if errors.As(err, &refused) {
 		s.event(ctx, s.refusals(), audit.ArtifactRefused, d.ID, map[string]any{"artifact": sum, "reason": refused.Reason})

@@ -38,6 +38,7 @@ import (
 type Store interface {
 	DeviceByTLSKey(ctx context.Context, key digest.SHA256) (fleet.Device, error)
 	OpenQuarantine(ctx context.Context, device string) (fleet.Quarantine, error)
+	DenialsInForce(ctx context.Context) ([]fleet.Denial, error)
 	Commit(ctx context.Context, change store.Change) error
 }
 

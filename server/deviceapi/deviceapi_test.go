@@ -97,7 +97,7 @@ func newServer(t *testing.T) server {
 	door := segment.NewDoor()
 	s.api = &deviceapi.Server{
 		Polls: w.Service, Store: w.Store, Blobs: s.blobs, Files: repository.NewFiles(nil), Door: door,
-		Enroll:   enroll.New(w.Store, x509.NewCertPool(), w.Challenges, key[:], standing.Rules{Terms: appraisetest.Settings.Terms}, 5*time.Minute, w.Now),
+		Enroll:   enroll.New(w.Store, enroll.Admission{}, w.Challenges, key[:], standing.Rules{Terms: appraisetest.Settings.Terms}, 5*time.Minute, w.Now),
 		Enforcer: segment.NewEnforcer(w.Store, door, w.Catalog, time.Hour, w.Now, w.Log), Catalog: w.Catalog, Now: w.Now, Log: w.Log,
 	}
 	e := echo.New()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/attestation/identity"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/wire"
 	"github.com/cordon-ota/cordon/server/audit"
@@ -21,7 +22,7 @@ import (
 )
 
 // admit commits the device: new, again, or activated anew after its TPM was cleared.
-func (s *Service) admit(ctx context.Context, a applicant, req wire.ActivateRequest, claims wire.Claims, log *store.AddLog, consume store.ConsumeChallenge) (wire.ActivateAnswer, error) {
+func (s *Service) admit(ctx context.Context, a applicant, req wire.ActivateRequest, shown proof, consume store.ConsumeChallenge) (wire.ActivateAnswer, error) {
 	before, err := s.store.Device(ctx, a.id)
 	known := err == nil
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -30,11 +31,11 @@ func (s *Service) admit(ctx context.Context, a applicant, req wire.ActivateReque
 	var change store.Change
 	d := before
 	if known {
-		if change.Events, err = s.again(&d, a, claims); err != nil {
+		if change.Events, err = s.again(&d, a, req, shown); err != nil {
 			return wire.ActivateAnswer{}, err
 		}
 	} else {
-		d = s.fresh(a, req, claims)
+		d = s.fresh(a, req, shown.claims)
 		change.Events = []store.Event{{At: s.now(), Type: audit.DeviceEnrolled, Actor: d.ID, Subject: d.ID, Data: map[string]any{
 			"manufacturer": d.Manufacturer, "ek_spki": d.EKSPKI, "tls_key": d.TLSKey, "notes": a.ek.Notes,
 		}}}
@@ -44,8 +45,12 @@ func (s *Service) admit(ctx context.Context, a applicant, req wire.ActivateReque
 		return wire.ActivateAnswer{}, err
 	}
 	// Any genuine TPM can send logs without end. One is kept when somebody claims the device; later polls ask for others.
-	if log != nil && before.Lifecycle != fleet.Active && d.Lifecycle == fleet.Active {
-		change.Writes = append(change.Writes, *log)
+	if shown.log != nil && before.Lifecycle != fleet.Active && d.Lifecycle == fleet.Active {
+		change.Writes = append(change.Writes, *shown.log)
+	}
+	if !known && !d.Certified() && d.Lifecycle == fleet.Pending && d.AdmittedBy == "" { // a row for anybody's software key
+		return wire.ActivateAnswer{}, problem.New(http.StatusForbidden, reason.EKUntrusted,
+			"a TPM without an endorsement certificate needs an inventory entry or a one-time token")
 	}
 	q, err := store.QuarantineOf(ctx, s.store, d.ID)
 	if err != nil {
@@ -79,9 +84,12 @@ func (s *Service) fresh(a applicant, req wire.ActivateRequest, claims wire.Claim
 	spki, _ := x509.MarshalPKIXPublicKey(a.tls.Key) // check has marshalled the same key
 	d := fleet.Device{
 		ID: a.id, Lifecycle: fleet.Pending, Standing: fleet.Unproven, Segment: fleet.Restricted, HardwareID: req.Enroll.HardwareID,
-		EKCertificate: a.ek.Certificate.Raw, EKSPKI: digest.Of(a.ek.SPKI), Manufacturer: a.ek.Manufacturer,
+		EKSPKI: digest.Of(a.ek.SPKI), Manufacturer: a.ek.Manufacturer, EKIssuers: a.ek.Issuers,
 		AKPublic: a.ak.Raw, AKName: a.ak.Name, AKQualifiedSigner: a.qn,
 		TLSPublic: a.tls.Raw, TLSKey: digest.Of(spki), EnrolledAt: s.now(),
+	}
+	if d.EKPublic = a.ek.SPKI; a.ek.Certificate != nil {
+		d.EKCertificate, d.EKPublic = a.ek.Certificate.Raw, nil // the certificate holds the key
 	}
 	if claims.Counter != nil {
 		// A counter that has counted already comes from a server that forgot the device, in a restore for example. The device
@@ -94,17 +102,22 @@ func (s *Service) fresh(a applicant, req wire.ActivateRequest, claims wire.Claim
 
 // again handles a device that is known. The same TPM with the same keys changes nothing (a lost answer). A new TLS key or
 // a counter that started over means that the TPM was cleared: continuity and the counter are anchored anew, and the
-// device has to prove its boot again. An AK that differs is never taken over (V-17).
-func (s *Service) again(d *fleet.Device, a applicant, claims wire.Claims) ([]store.Event, error) {
+// device has to prove its boot again. An AK that differs is never taken over (V-17), unless the AK before certifies it.
+func (s *Service) again(d *fleet.Device, a applicant, req wire.ActivateRequest, shown proof) ([]store.Event, error) {
 	if d.Lifecycle == fleet.Retired {
 		return nil, problem.New(http.StatusForbidden, reason.DeviceRetired, "the device was retired")
 	}
-	if !bytes.Equal(d.AKPublic, a.ak.Raw) {
-		return nil, problem.New(http.StatusForbidden, reason.AKNotBound, "this TPM is enrolled with another attestation key")
+	if d.Certified() && a.ek.Certificate == nil {
+		return nil, problem.New(http.StatusForbidden, reason.EKUntrusted, "this TPM is enrolled with an endorsement certificate and has to show it")
 	}
+	events, err := s.rotate(d, a, req, shown)
+	if err != nil {
+		return nil, err
+	}
+	claims := shown.claims
 	sameKey := bytes.Equal(d.TLSPublic, a.tls.Raw)
 	if sameKey && !counterLost(*d, claims) {
-		return nil, nil
+		return events, nil
 	}
 	spki, err := x509.MarshalPKIXPublicKey(a.tls.Key)
 	if err != nil {
@@ -122,9 +135,41 @@ func (s *Service) again(d *fleet.Device, a applicant, claims wire.Claims) ([]sto
 	if d.Standing == fleet.Affirmed { // the grace began when the lease ended, if that was before
 		d.Standing, d.StaleSince = fleet.Stale, d.LeaseUntil
 	}
-	return []store.Event{{At: s.now(), Type: audit.DeviceReactivated, Actor: d.ID, Subject: d.ID, Data: map[string]any{
+	return append(events, store.Event{At: s.now(), Type: audit.DeviceReactivated, Actor: d.ID, Subject: d.ID, Data: map[string]any{
 		"tls_key": d.TLSKey, "new_tls_key": !sameKey, "counter_base": d.CounterBase,
-	}}}, nil
+	}}), nil
+}
+
+// rotate replaces the attestation key by one that it certified over this enrollment's transcript: the TPM of the EK opened
+// the credential for the new key, and the old key vouches that both live in one TPM. Everything that was proven about the
+// device stays, its TPM's clock above all, and the old key speaks for nobody from this commit on. The event holds what
+// an auditor needs to check the succession without the server.
+func (s *Service) rotate(d *fleet.Device, a applicant, req wire.ActivateRequest, shown proof) ([]store.Event, error) {
+	if bytes.Equal(d.AKPublic, a.ak.Raw) {
+		return nil, nil
+	}
+	if len(req.AKCertify) == 0 {
+		return nil, &problem.Error{Status: http.StatusForbidden, Reason: reason.AKNotBound, AKName: d.AKName,
+			Detail: "this TPM is enrolled with another attestation key"}
+	}
+	old, err := identity.ParsePublic(d.AKPublic)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the registered attestation key: %w", err)
+	}
+	if problems := identity.VerifySuccessor(old, d.AKQualifiedSigner, req.AKCertify, req.AKCertifySignature, shown.transcript[:], a.ak); len(problems) > 0 {
+		return nil, refuse(problems)
+	}
+	if ok, _, wait := s.rotations.Allow(d.ID, s.now()); !ok {
+		return nil, &problem.Error{Status: http.StatusTooManyRequests, Reason: reason.RateLimited, RetryAfter: wait,
+			Detail: "the attestation key was rotated several times within hours"}
+	}
+	event := store.Event{At: s.now(), Type: audit.DeviceAKRotated, Actor: d.ID, Subject: d.ID, Data: map[string]any{
+		"before": d.AKPublic, "after": a.ak.Raw, "certify": req.AKCertify, "certify_signature": req.AKCertifySignature,
+		"transcript": shown.transcript,
+	}}
+	d.AKPublic, d.AKName, d.AKQualifiedSigner = a.ak.Raw, a.ak.Name, a.qn
+	d.LastPoll, d.LastAnswer = digest.SHA256{}, nil // what the old key asked is not answered again
+	return []store.Event{event}, nil
 }
 
 // counterLost: the TPM's counter is not where the fleet last saw it, so it was made anew. A device raises it to what it
@@ -136,7 +181,8 @@ func counterLost(d fleet.Device, claims wire.Claims) bool {
 	return claims.Counter.Index < d.CounterBase || claims.Counter.Index-d.CounterBase > max(d.HighCounter, d.ProvenCounter)
 }
 
-// claim takes a pending device into the fleet by inventory or one-time token.
+// claim takes a pending device into the fleet by inventory or one-time token. A device without an EK certificate stays
+// pending with a token: a person has to approve it as well (V-20).
 func (s *Service) claim(ctx context.Context, d *fleet.Device, token string, change *store.Change) error {
 	if d.Lifecycle != fleet.Pending {
 		return nil
@@ -144,13 +190,13 @@ func (s *Service) claim(ctx context.Context, d *fleet.Device, token string, chan
 	entry, err := s.store.Inventory(ctx, d.ID)
 	switch {
 	case err == nil:
-		s.take(d, change, fleet.Admission{
-			Product: entry.Product, HardwareID: entry.HardwareID, Profile: entry.Profile, By: "inventory", Tier: fleet.TierInventory,
-		})
+		s.take(d, change, fleet.Claim(*d, fleet.Admission{
+			Product: entry.Product, HardwareID: entry.HardwareID, Profile: entry.Profile, By: fleet.ByInventory, Tier: fleet.TierOf(*d, fleet.ByInventory),
+		}))
 		return nil
 	case !errors.Is(err, store.ErrNotFound):
 		return fmt.Errorf("cannot read the inventory: %w", err)
-	case token == "":
+	case token == "" || d.AdmittedBy == fleet.ByToken: // a repeated enrollment shows its token again
 		return nil
 	}
 	hash := authn.Hash(token)
@@ -162,13 +208,18 @@ func (s *Service) claim(ctx context.Context, d *fleet.Device, token string, chan
 		return fmt.Errorf("cannot read the enrollment token: %w", err)
 	}
 	change.Writes = append(change.Writes, store.UseEnrollToken{Hash: hash, Device: d.ID, At: s.now()})
-	s.take(d, change, fleet.Admission{
-		Product: t.Product, HardwareID: t.HardwareID, Profile: t.Profile, By: "token", Tier: fleet.TierClaimed,
-	})
+	admission := fleet.Admission{
+		Product: t.Product, HardwareID: t.HardwareID, Profile: t.Profile, By: fleet.ByToken, Tier: fleet.TierOf(*d, fleet.ByToken),
+	}
+	if !d.Certified() {
+		s.take(d, change, fleet.Vouch(*d, admission))
+		return nil
+	}
+	s.take(d, change, fleet.Claim(*d, admission))
 	return nil
 }
 
-func (s *Service) take(d *fleet.Device, change *store.Change, a fleet.Admission) {
+func (s *Service) take(d *fleet.Device, change *store.Change, step fleet.Step) {
 	var none *fleet.Quarantine // nobody is put into quarantine by a claim
-	standing.Take(change, d, &none, fleet.Claim(*d, a), "server", s.now())
+	standing.Take(change, d, &none, step, "server", s.now())
 }

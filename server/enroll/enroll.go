@@ -3,7 +3,8 @@
 // Round 1 checks who the TPM is and answers with a credential that only that TPM can open; the server keeps nothing.
 // Round 2 proves that the attestation key and the TLS key live in that TPM. A genuine TPM is not an owned one: only an
 // inventory entry, a one-time token or a person's approval takes a device out of "pending", and they, never the device,
-// say product and hardware.
+// say product and hardware. How it was admitted fixes its tier for good. A TPM on the deny list is refused whatever else
+// it shows. An attestation key is replaced only by one that it certifies itself.
 //
 // Trusted: it decides which keys speak for a device.
 package enroll
@@ -42,19 +43,29 @@ type Store interface {
 	OpenQuarantine(ctx context.Context, device string) (fleet.Quarantine, error)
 	Inventory(ctx context.Context, device string) (store.Inventory, error)
 	EnrollToken(ctx context.Context, hash digest.SHA256) (store.EnrollToken, error)
+	DenialsInForce(ctx context.Context) ([]fleet.Denial, error)
 	Commit(ctx context.Context, change store.Change) error
 }
 
 // Service enrolls devices. It is safe for concurrent use.
 type Service struct {
 	store      Store
-	roots      *x509.CertPool
+	admission  Admission
 	challenges *appraise.Challenges
 	secretKey  []byte // makes the activation secret of a challenge; never leaves the server
 	rules      standing.Rules
 	maxAge     time.Duration
 	now        func() time.Time
 	refusals   *limit.Limiter
+	rotations  *limit.Limiter
+}
+
+// Admission says which endorsement keys may apply.
+type Admission struct {
+	Policy identity.EKPolicy
+	// Bare lets TPMs apply that have no EK certificate. They need an inventory entry, or a token and a person, and reach
+	// fleet.TierBare.
+	Bare bool
 }
 
 // An EK certificate is no secret, so whoever has one can be refused in its device's name as often as he likes. Only so
@@ -64,6 +75,13 @@ const (
 	refusalEvery = 10 * time.Minute
 	refusalKeys  = 512
 	maxWhy       = 512
+)
+
+// A device may make attestation keys without end; each rotation is an event for good.
+const (
+	rotationBurst = 4
+	rotationEvery = time.Hour
+	rotationKeys  = 512
 )
 
 // refusedEvents is the event of a refused round 2, if it is one to keep. Its actor is the enrollment: nobody has proven
@@ -81,11 +99,12 @@ func (s *Service) refusedEvents(device string, why error) []store.Event {
 	return []store.Event{{At: s.now(), Type: audit.DeviceRefused, Actor: "enroll", Subject: device, Data: data}}
 }
 
-// New takes the TPM manufacturers' roots, the challenges with their maximal age, and the key that activation secrets are
-// made with. now is the server's clock.
-func New(s Store, roots *x509.CertPool, challenges *appraise.Challenges, secretKey []byte, rules standing.Rules, maxAge time.Duration, now func() time.Time) *Service {
-	return &Service{store: s, roots: roots, challenges: challenges, secretKey: secretKey, rules: rules, maxAge: maxAge, now: now,
-		refusals: limit.New(refusalBurst, refusalEvery, refusalKeys)}
+// New takes the endorsement keys that may apply, the challenges with their maximal age, and the key that activation
+// secrets are made with. now is the server's clock.
+func New(s Store, admission Admission, challenges *appraise.Challenges, secretKey []byte, rules standing.Rules, maxAge time.Duration, now func() time.Time) *Service {
+	return &Service{store: s, admission: admission, challenges: challenges, secretKey: secretKey, rules: rules, maxAge: maxAge, now: now,
+		refusals:  limit.New(refusalBurst, refusalEvery, refusalKeys),
+		rotations: limit.New(rotationBurst, rotationEvery, rotationKeys)}
 }
 
 // applicant is a request whose keys were checked.
@@ -102,6 +121,9 @@ type applicant struct {
 func (s *Service) Start(ctx context.Context, connection []byte, req wire.EnrollRequest) (wire.EnrollChallenge, error) {
 	a, err := s.check(connection, req)
 	if err != nil {
+		return wire.EnrollChallenge{}, err
+	}
+	if err := s.denied(ctx, a, 0); err != nil {
 		return wire.EnrollChallenge{}, err
 	}
 	token := s.challenges.Mint(purpose(a), a.id, s.now())
@@ -136,7 +158,7 @@ func (s *Service) check(connection []byte, req wire.EnrollRequest) (applicant, e
 		return applicant{}, problem.New(http.StatusForbidden, reason.AKNotBound, "the connection does not use the TLS key of the request")
 	}
 	// The chain comes last: anybody can ask for it to be checked, and it costs more than all of the above.
-	ek, problems := identity.VerifyEK(req.EKCertificate, req.EKChain, s.roots, s.now())
+	ek, problems := s.endorsement(req)
 	if len(problems) > 0 {
 		return applicant{}, refuse(problems)
 	}
@@ -146,6 +168,45 @@ func (s *Service) check(connection []byte, req wire.EnrollRequest) (applicant, e
 	}
 	return applicant{ek: ek, ak: ak, tls: tls, qn: identity.QualifiedNameUnderEndorsement(ak.Name),
 		digest: digest.Of(canonical), id: ek.Device.String()}, nil
+}
+
+// endorsement checks the EK by its certificate, or as a key without one where that is allowed.
+func (s *Service) endorsement(req wire.EnrollRequest) (identity.EK, []identity.Problem) {
+	switch {
+	case len(req.EKPublic) == 0:
+		return s.admission.Policy.Verify(req.EKCertificate, req.EKChain, s.now())
+	case len(req.EKCertificate) > 0 || len(req.EKChain) > 0:
+		return identity.EK{}, []identity.Problem{{Reason: reason.EKUntrusted, Detail: "an endorsement key comes with its certificate or without one, not both"}}
+	case !s.admission.Bare:
+		return identity.EK{}, []identity.Problem{{Reason: reason.EKUntrusted, Detail: "the TPM has no endorsement certificate, and this server admits none without"}}
+	}
+	return identity.EKWithoutCertificate(req.EKPublic)
+}
+
+// denied refuses a TPM that the deny list names: by its EK, by what is stored about it from before, and by the firmware
+// that its quote shows, 0 before there is one. What the people wrote about the denial stays here.
+func (s *Service) denied(ctx context.Context, a applicant, firmware uint64) error {
+	list, err := s.store.DenialsInForce(ctx)
+	if err != nil {
+		return fmt.Errorf("cannot read the deny list: %w", err)
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	if _, yes := fleet.DeniedEK(a.ek, firmware, list); yes {
+		return problem.New(http.StatusForbidden, reason.EKRevoked, "this TPM is on the deny list")
+	}
+	known, err := s.store.Device(ctx, a.id)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot load the device: %w", err)
+	}
+	if _, yes := fleet.DeniedForGood(known, list); yes {
+		return problem.New(http.StatusForbidden, reason.EKRevoked, "this TPM is on the deny list")
+	}
+	return nil
 }
 
 // purpose binds a challenge to the exact request of round 1.
@@ -175,7 +236,10 @@ func (s *Service) Finish(ctx context.Context, connection, exporter []byte, req w
 		return wire.ActivateAnswer{}, problem.New(http.StatusForbidden, why, "start the enrollment again")
 	}
 	consume := store.ConsumeChallenge{Digest: digest.Of(req.Challenge), Expires: issued.Add(s.maxAge + time.Minute)}
-	claims, log, err := s.prove(a, exporter, req)
+	shown, err := s.prove(a, exporter, req)
+	if err == nil {
+		err = s.denied(ctx, a, shown.firmware)
+	}
 	if err != nil {
 		// One wrong answer ends the challenge: no second guess.
 		if cerr := s.store.Commit(context.WithoutCancel(ctx), store.Change{Writes: []store.Write{consume}, Events: s.refusedEvents(a.id, err)}); cerr != nil && !errors.Is(cerr, store.ErrConflict) {
@@ -183,5 +247,5 @@ func (s *Service) Finish(ctx context.Context, connection, exporter []byte, req w
 		}
 		return wire.ActivateAnswer{}, err
 	}
-	return s.admit(ctx, a, req, claims, log, consume)
+	return s.admit(ctx, a, req, shown, consume)
 }

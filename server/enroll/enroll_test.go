@@ -43,6 +43,8 @@ type soft struct {
 	index    uint64 // NV counter; 0: missing
 	value    uint64 // what it has counted, by its own word
 	clock    quote.Clock
+	firmware uint64
+	bare     bool // it holds no EK certificate
 }
 
 func newTPM(label string) *soft {
@@ -65,6 +67,9 @@ func spki(t testing.TB, k evidencetest.Key) []byte {
 }
 
 func (d *soft) request() wire.EnrollRequest {
+	if d.bare {
+		return wire.EnrollRequest{EKPublic: d.ek.SPKI, AKPublic: d.ak.Public, TLSPublic: d.tls.Public, HardwareID: "what it says"}
+	}
 	return wire.EnrollRequest{EKCertificate: d.ek.Certificate, AKPublic: d.ak.Public, TLSPublic: d.tls.Public, HardwareID: "what it says"}
 }
 
@@ -88,7 +93,8 @@ func (d *soft) activation(t testing.TB, first wire.EnrollRequest, offer wire.Enr
 		Purpose: attestation.PurposeEnroll, Nonce: offer.Challenge, Device: d.id(), Exporter: d.exporter,
 		LogDigests: []digest.SHA256{digest.Of(log.Bytes())}, Claims: digest.Of(encoded),
 	})
-	p := proofs{secret: secret, macOver: transcript, certifier: d.ak, certifyOver: transcript[:], certified: d.tls.Name(), quoter: d.ak, quoteOver: transcript[:], log: log.Bytes()}
+	p := proofs{secret: secret, macOver: transcript, certifier: d.ak, certifyOver: transcript[:], certified: d.tls.Name(), quoter: d.ak, quoteOver: transcript[:], log: log.Bytes(),
+		succeedOver: transcript[:], successor: d.ak.Name()}
 	for _, c := range change {
 		c(&p)
 	}
@@ -99,12 +105,15 @@ func (d *soft) activation(t testing.TB, first wire.EnrollRequest, offer wire.Enr
 		quoted[pcr] = regs[pcr]
 		e.PCRs = append(e.PCRs, attestation.PCR{Index: pcr, Value: regs[pcr]})
 	}
-	e.Quote, e.Signature = p.quoter.Quote(evidencetest.QuoteSpec{ExtraData: p.quoteOver, Clock: d.clock, PCRs: quoted, QualifiedSigner: p.signer})
+	e.Quote, e.Signature = p.quoter.Quote(evidencetest.QuoteSpec{ExtraData: p.quoteOver, Clock: d.clock, Firmware: d.firmware, PCRs: quoted, QualifiedSigner: p.signer})
 	out := wire.ActivateRequest{Enroll: first, Challenge: offer.Challenge, Claims: encoded}
 	if out.Evidence, err = attestation.EncodeEvidence(e); err != nil {
 		t.Fatal(err)
 	}
 	out.Certify, out.CertifySignature = p.certifier.Certify(evidencetest.CertifySpec{ExtraData: p.certifyOver, Name: p.certified, Clock: d.clock})
+	if p.before != nil {
+		out.AKCertify, out.AKCertifySignature = p.before.Certify(evidencetest.CertifySpec{ExtraData: p.succeedOver, Name: p.successor, Clock: d.clock, QualifiedSigner: p.beforeSigner})
+	}
 	mac := hmac.New(sha256.New, p.secret)
 	mac.Write(p.macOver[:])
 	out.HMAC = mac.Sum(nil)
@@ -121,6 +130,11 @@ type proofs struct {
 	quoteOver   []byte
 	signer      []byte
 	log         []byte
+
+	before       *evidencetest.AK // certifies the AK when it is rotated
+	beforeSigner []byte
+	succeedOver  []byte
+	successor    []byte
 }
 
 type server struct {
@@ -133,7 +147,7 @@ func newServer(t testing.TB) server {
 	w := appraisetest.New(t)
 	key := sha256.Sum256([]byte("activation"))
 	challenges := appraise.NewChallenges(bytes.Repeat([]byte{9}, 32), 5*time.Minute)
-	return server{w, enroll.New(w.Store, manufacturer().Pool(), challenges, key[:], standing.Rules{Terms: appraisetest.Settings.Terms}, 5*time.Minute, w.Now)}
+	return server{w, enroll.New(w.Store, enroll.Admission{Policy: identity.EKPolicy{Roots: roots(t, manufacturer().Certificate)}, Bare: true}, challenges, key[:], standing.Rules{Terms: appraisetest.Settings.Terms}, 5*time.Minute, w.Now)}
 }
 
 func (s server) start(t testing.TB, d *soft, first wire.EnrollRequest) wire.EnrollChallenge {
@@ -167,10 +181,12 @@ func (s server) commit(t testing.TB, writes ...store.Write) {
 	}
 }
 
-func (s server) inventory(t testing.TB, d *soft) {
+func (s server) inventory(t testing.TB, d *soft) { t.Helper(); s.listed(t, d.id()) }
+
+func (s server) listed(t testing.TB, id string) {
 	t.Helper()
 	s.commit(t, store.PutInventory{Entry: store.Inventory{
-		Device: d.id(), Product: appraisetest.Product, HardwareID: appraisetest.Hardware, Profile: evidencetest.Profile, By: "ann", At: s.Now(),
+		Device: id, Product: appraisetest.Product, HardwareID: appraisetest.Hardware, Profile: evidencetest.Profile, By: "ann", At: s.Now(),
 	}})
 }
 

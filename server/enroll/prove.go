@@ -20,19 +20,27 @@ import (
 	"github.com/cordon-ota/cordon/server/store"
 )
 
+// proof is what round 2 has shown.
+type proof struct {
+	claims     wire.Claims
+	log        *store.AddLog // nil when none came along
+	transcript digest.SHA256
+	firmware   uint64 // of the TPM, by its quote
+}
+
 // prove checks everything that round 2 has to show: the TPM of the EK opened the credential for this AK, the AK vouches
 // for the TLS key, and it quoted; all over one transcript that also binds the connection and the claims.
-func (s *Service) prove(a applicant, exporter []byte, req wire.ActivateRequest) (wire.Claims, *store.AddLog, error) {
+func (s *Service) prove(a applicant, exporter []byte, req wire.ActivateRequest) (proof, error) {
 	var claims wire.Claims
 	if len(req.Claims) > wire.MaxClaimsBytes {
-		return claims, nil, problem.TooLarge(wire.MaxClaimsBytes)
+		return proof{}, problem.TooLarge(wire.MaxClaimsBytes)
 	}
 	if err := json.Unmarshal(req.Claims, &claims); err != nil {
-		return claims, nil, problem.Malformed("the claims are not valid JSON: %v", err)
+		return proof{}, problem.Malformed("the claims are not valid JSON: %v", err)
 	}
 	evidence, err := attestation.DecodeEvidence(req.Evidence)
 	if err != nil {
-		return claims, nil, problem.Malformed("the Evidence cannot be read: %v", err)
+		return proof{}, problem.Malformed("the Evidence cannot be read: %v", err)
 	}
 	transcript := attestation.Transcript(attestation.Binding{
 		Purpose: attestation.PurposeEnroll, Nonce: req.Challenge, Device: a.id, Exporter: exporter,
@@ -41,37 +49,39 @@ func (s *Service) prove(a applicant, exporter []byte, req wire.ActivateRequest) 
 	mac := hmac.New(sha256.New, s.secret(req.Challenge))
 	mac.Write(transcript[:])
 	if !hmac.Equal(mac.Sum(nil), req.HMAC) {
-		return claims, nil, problem.New(http.StatusForbidden, reason.AKNotBound, "the TPM did not open the credential")
+		return proof{}, problem.New(http.StatusForbidden, reason.AKNotBound, "the TPM did not open the credential")
 	}
 	if problems := identity.VerifyCertify(a.ak, a.qn, req.Certify, req.CertifySignature, transcript[:], a.tls); len(problems) > 0 {
-		return claims, nil, refuse(problems)
+		return proof{}, refuse(problems)
 	}
-	if err := checkQuote(a, evidence, transcript); err != nil {
-		return claims, nil, err
+	firmware, err := checkQuote(a, evidence, transcript)
+	if err != nil {
+		return proof{}, err
 	}
 	log, err := checkLog(evidence)
-	return claims, log, err
+	return proof{claims: claims, log: log, transcript: transcript, firmware: firmware}, err
 }
 
-// checkQuote checks authenticity only: what the device booted is judged by the first poll.
-func checkQuote(a applicant, e attestation.Evidence, transcript digest.SHA256) error {
+// checkQuote checks authenticity only: what the device booted is judged by the first poll. It returns the version of the
+// TPM's firmware, which the quotes of an endorsement-hierarchy key carry in clear.
+func checkQuote(a applicant, e attestation.Evidence, transcript digest.SHA256) (firmware uint64, err error) {
 	q, err := quote.ParseQuote(e.Quote)
 	if errors.Is(err, quote.ErrBank) {
-		return problem.New(http.StatusForbidden, reason.PCRBankWeak, "%v", err)
+		return 0, problem.New(http.StatusForbidden, reason.PCRBankWeak, "%v", err)
 	}
 	if err != nil {
-		return problem.New(http.StatusForbidden, reason.QuoteMalformed, "%v", err)
+		return 0, problem.New(http.StatusForbidden, reason.QuoteMalformed, "%v", err)
 	}
 	if err := quote.VerifySignature(a.ak.Key, e.Quote, e.Signature); err != nil {
-		return problem.New(http.StatusForbidden, reason.QuoteSignatureInvalid, "%v", err)
+		return 0, problem.New(http.StatusForbidden, reason.QuoteSignatureInvalid, "%v", err)
 	}
 	if subtle.ConstantTimeCompare(q.QualifiedSigner, a.qn) != 1 {
-		return problem.New(http.StatusForbidden, reason.AKNotBound, "the attestation key is not a primary key of the endorsement hierarchy")
+		return 0, problem.New(http.StatusForbidden, reason.AKNotBound, "the attestation key is not a primary key of the endorsement hierarchy")
 	}
 	if subtle.ConstantTimeCompare(q.ExtraData, transcript[:]) != 1 {
-		return problem.New(http.StatusForbidden, reason.NonceUnknown, "the quote is not over this enrollment")
+		return 0, problem.New(http.StatusForbidden, reason.NonceUnknown, "the quote is not over this enrollment")
 	}
-	return nil
+	return q.Firmware, nil
 }
 
 // checkLog keeps a log that came along, if it is the one that the quote commits to.

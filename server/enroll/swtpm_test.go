@@ -16,6 +16,7 @@ import (
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/evidencetest"
+	"github.com/cordon-ota/cordon/attestation/identity"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/tpm"
 	"github.com/cordon-ota/cordon/client/wire"
@@ -56,16 +57,13 @@ func serverFor(t *testing.T, g *genuine) (server, [][]byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(rootsPEM) {
-		t.Fatal("no manufacturer roots")
-	}
+	roots := must(identity.ParseRoots(rootsPEM))(t)
 	var chain [][]byte
 	for block, rest := pem.Decode(intermediatesPEM); block != nil; block, rest = pem.Decode(rest) {
 		chain = append(chain, block.Bytes)
 	}
 	challenges := appraise.NewChallenges(bytes.Repeat([]byte{9}, 32), 5*time.Minute)
-	return server{w, enroll.New(w.Store, roots, challenges, bytes.Repeat([]byte{8}, 32), standing.Rules{Terms: appraisetest.Settings.Terms}, 5*time.Minute, w.Now)}, chain
+	return server{w, enroll.New(w.Store, enroll.Admission{Policy: identity.EKPolicy{Roots: roots}, Bare: true}, challenges, bytes.Repeat([]byte{8}, 32), standing.Rules{Terms: appraisetest.Settings.Terms}, 5*time.Minute, w.Now)}, chain
 }
 
 func must[T any](v T, err error) func(*testing.T) T {

@@ -30,7 +30,7 @@ type Standing string
 
 // The standings.
 const (
-	Unproven Standing = "unproven" // never affirmed
+	Unproven Standing = "unproven" // never affirmed, or what was affirmed counts no more
 	Affirmed Standing = "affirmed" // within its lease
 	Stale    Standing = "stale"    // the lease has ended
 	Refused  Standing = "refused"  // the last authentic Evidence proved a wrong state
@@ -56,11 +56,13 @@ type Device struct {
 	Lifecycle  Lifecycle
 	Standing   Standing
 	Tier       int
-	AdmittedBy string // "inventory", "token", "approval:<person>", "" while pending
+	AdmittedBy string // "inventory", "token", "approval:<person>", "" while pending; a pending device without an EK certificate may have "token"
 
 	// Identity, fixed at enrollment.
 	EKCertificate     []byte
 	EKSPKI            digest.SHA256
+	EKPublic          []byte   // DER SubjectPublicKeyInfo, of a device without a certificate
+	EKIssuers         []string // identity.EK.Issuers of the chain at enrollment, for the deny list
 	Manufacturer      string
 	AKPublic          []byte // TPMT_PUBLIC
 	AKName            []byte
@@ -81,6 +83,7 @@ type Device struct {
 	ChallengedAt  time.Time // last affirmed quote over a challenge
 	LeaseUntil    time.Time
 	StaleSince    time.Time
+	Grounds       digest.SHA256 // policy and baseline behind the last decision (repository.Product.Grounds); zero: not known
 
 	// Offer: the expected set is {Proven} or {Proven, Offered} while an offer is open. Offered is empty when none is.
 	// OfferedCounter is the highest counter offered since the last proof of an offered release, and outlives an offer

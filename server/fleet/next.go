@@ -28,6 +28,8 @@ type Proof struct {
 	Issued    time.Time // when the challenge or beacon was issued
 	Counter   uint64    // release counter of Verdict.Release
 	LogDigest digest.SHA256
+	Grounds   digest.SHA256 // what the verdict depends on beside Evidence and releases
+	Basis     Basis
 }
 
 // Fact is something that happened, for the audit log: one of audit's event types with its data.
@@ -62,6 +64,12 @@ func Prove(d Device, q *Quarantine, p Proof, t Terms) Step {
 	return affirm(d, q, p, t)
 }
 
+// told adds to the data of a verdict's event which appraisal it is and what it was reached with.
+func (p Proof) told(data map[string]any) map[string]any {
+	data["appraisal"], data["evidence"], data["basis"] = p.Appraisal.String(), p.Verdict.Evidence, p.Basis
+	return data
+}
+
 func refuse(d Device, q *Quarantine, p Proof) Step {
 	reasons := p.Verdict.Reasons()
 	if len(reasons) == 0 { // a refusal without a reason is a defect of the verifier: hold, never pass
@@ -69,7 +77,7 @@ func refuse(d Device, q *Quarantine, p Proof) Step {
 	}
 	s := Step{Device: d, Reasons: reasons}
 	s.Device.LastEvidence = p.Appraisal
-	s.fact("verdict.refused", map[string]any{"reasons": reasons, "appraisal": p.Appraisal.String(), "finding": firstDetail(p.Verdict)})
+	s.fact("verdict.refused", p.told(map[string]any{"reasons": reasons, "finding": firstDetail(p.Verdict)}))
 	effect, _ := reason.Strongest(reasons)
 	if effect != reason.Quarantine || d.Lifecycle != Active {
 		return s
@@ -94,18 +102,19 @@ func affirm(d Device, q *Quarantine, p Proof, t Terms) Step {
 	n.Accepted = p.Verdict.Accepted
 	n.LastEvidence = p.Appraisal
 	n.LogDigest = p.LogDigest
+	n.Grounds = p.Grounds
 	n.ProvenAt = p.At
 	if p.Challenge {
 		n.ChallengedAt = p.At
 	}
 	if p.Verdict.Release != d.Proven {
-		s.fact("verdict.affirmed", map[string]any{"release": p.Verdict.Release, "appraisal": p.Appraisal.String(), "before": d.Proven})
+		s.fact("verdict.affirmed", p.told(map[string]any{"release": p.Verdict.Release, "before": d.Proven}))
 		n.Proven, n.ProvenCounter = p.Verdict.Release, p.Counter
 		if !p.Verdict.Recovery {
 			n.HighCounter = max(n.HighCounter, p.Counter)
 		}
 	} else if d.Standing != Affirmed {
-		s.fact("verdict.affirmed", map[string]any{"release": p.Verdict.Release, "appraisal": p.Appraisal.String()})
+		s.fact("verdict.affirmed", p.told(map[string]any{"release": p.Verdict.Release}))
 	}
 	if d.Offered != "" && p.Verdict.Release == d.Offered {
 		s.fact("update.proven", map[string]any{"release": d.Offered, "appraisal": p.Appraisal.String()})
@@ -179,13 +188,6 @@ func Withdraw(d Device) Step {
 	}
 	return s
 }
-
-// Tiers that the ways of admission reach on the trust ladder T0..T5, with an EK certificate that chains to a pinned
-// manufacturer.
-const (
-	TierInventory = 5 // the EK was in the inventory
-	TierClaimed   = 4 // a one-time token or a person claimed it
-)
 
 // Admission takes a device out of pending.
 type Admission struct {

@@ -34,6 +34,9 @@ type Metrics struct {
 	Refusals *prometheus.CounterVec   // reason
 	Swept    prometheus.Gauge         // Unix time of the sweeper's last complete round
 
+	Reappraised  prometheus.Gauge       // Unix time of the last complete round of re-appraisal
+	Reappraisals *prometheus.CounterVec // result: "passed", "stale", "unproven", "quarantined"
+
 	Collected    prometheus.Gauge       // Unix time of the last complete round of garbage collection
 	Removed      *prometheus.CounterVec // kind: "blob", "upload"
 	RemovedBytes prometheus.Counter
@@ -63,6 +66,7 @@ func NewMetrics(age func() float64) *Metrics {
 	}
 	m.segment()
 	m.retention()
+	m.reappraisal()
 	m.Registry.MustRegister(m.Requests, m.Seconds, m.Refusals, m.Swept, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -85,6 +89,23 @@ func (m *Metrics) WatchLog(status func() (lag float64, stopped bool)) {
 	}))
 }
 
+// WatchStates adds the metrics of the boot states that are remembered as affirmed.
+func (m *Metrics) WatchStates(counts func() (hits, misses, entries float64)) {
+	count := func(known string, value func() float64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "cordon_boot_states_total", Help: "Authentic quotes, without a log, by whether their boot state was known as affirmed or the stored log had to be read.",
+			ConstLabels: prometheus.Labels{"known": known},
+		}, value)
+	}
+	m.Registry.MustRegister(
+		count("yes", func() float64 { hits, _, _ := counts(); return hits }),
+		count("no", func() float64 { _, misses, _ := counts(); return misses }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "cordon_boot_states", Help: "Boot states that are remembered as affirmed.",
+		}, func() float64 { _, _, entries := counts(); return entries }),
+	)
+}
+
 // segment makes the metrics of network enforcement. Points and products are names of the configuration and of the offline
 // policy: closed sets.
 func (m *Metrics) segment() {
@@ -101,6 +122,17 @@ func (m *Metrics) segment() {
 		Name: "cordon_segment_breaker_tripped", Help: "1 while the tightening network orders of a product wait for a person; alarm on it.",
 	}, []string{"product"})
 	m.Registry.MustRegister(m.SegmentOrders, m.SegmentSeconds, m.SegmentDrift, m.SegmentBreaker)
+}
+
+// reappraisal makes the metrics of stored Evidence that is appraised again.
+func (m *Metrics) reappraisal() {
+	m.Reappraised = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "cordon_reappraisal_last_success_timestamp_seconds", Help: "When stored Evidence of every device was last known to be appraised by the current policy; alarm when it stands still.",
+	})
+	m.Reappraisals = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "cordon_reappraisals_total", Help: "Stored Evidence that was appraised again in the background because policy or baseline changed, by what came of it.",
+	}, []string{"result"})
+	m.Registry.MustRegister(m.Reappraised, m.Reappraisals)
 }
 
 // retention makes the metrics of garbage collection.

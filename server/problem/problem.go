@@ -32,6 +32,7 @@ type Error struct {
 	Reason     reason.Reason
 	Detail     string        // one sentence for the caller; may be empty
 	RetryAfter time.Duration // 0: no header
+	AKName     []byte        // see wire.Problem; nil as a rule
 	Cause      error         // for the log only
 }
 
@@ -84,7 +85,7 @@ func Document(err error, requestID string) (wire.Problem, *Error) {
 	}
 	return wire.Problem{
 		Type: "https://cordon-ota.github.io/reasons#" + string(known.Reason), Title: row.Title, Status: known.Status,
-		Detail: clip(known.Detail), Reason: known.Reason, RequestID: requestID, Next: row.Remedy,
+		Detail: clip(known.Detail), Reason: known.Reason, RequestID: requestID, Next: row.Remedy, AKName: known.AKName,
 	}, known
 }
 

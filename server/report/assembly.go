@@ -39,7 +39,7 @@ type assembly struct {
 // caused, then devices, then the releases and metadata that they were decided by.
 func (a *assembly) run(ctx context.Context) error {
 	steps := []func(context.Context) error{
-		a.appraisals, a.updates, a.quarantines, a.cited, a.freshness, a.deviceRecords, a.releases, a.image, a.events,
+		a.appraisals, a.updates, a.quarantines, a.cited, a.freshness, a.deviceRecords, a.releases, a.baselines, a.image, a.events,
 		a.proofs,
 	}
 	for _, step := range steps {
@@ -93,7 +93,7 @@ func (a *assembly) appraisals(ctx context.Context) error {
 func ViewAppraisal(row store.Appraisal) (api.Appraisal, error) {
 	out := api.Appraisal{
 		Number: row.Number, At: row.At.UTC(), Device: row.Device, Verdict: jsontext.Value(row.Verdict), Verifier: row.Verifier,
-		PolicySHA256: row.Policy, BaselineSHA256: row.Baseline,
+		PolicySHA256: row.Policy, BaselineSHA256: row.Baseline, Repeats: row.Repeats, References: row.References,
 	}
 	if err := json.Unmarshal(row.Input, &out.Input); err != nil {
 		return api.Appraisal{}, fmt.Errorf("cannot read stored appraisal %d: %w", row.Number, err)
@@ -166,6 +166,9 @@ func (a *assembly) cited(ctx context.Context) error {
 	}
 	for _, u := range a.r.Updates {
 		wanted[u.Evidence] = true
+	}
+	for _, p := range a.r.Appraisals {
+		wanted[p.Repeats] = true
 	}
 	delete(wanted, digest.SHA256{})
 	known := map[int64]bool{}
@@ -276,6 +279,28 @@ func (a *assembly) releases(ctx context.Context) error {
 	return nil
 }
 
+// baselines adds every baseline that baseline signers signed, also the older ones: verdicts of their time refer to them.
+func (a *assembly) baselines(ctx context.Context) error {
+	rows, err := a.s.c.Store.Baselines(ctx, a.r.Product, "", a.s.c.Limits.Baselines+1)
+	if err != nil {
+		return fmt.Errorf("cannot read baselines: %w", err)
+	}
+	if len(rows) > a.s.c.Limits.Baselines {
+		rows, a.r.Coverage.Truncated = rows[:a.s.c.Limits.Baselines], true
+	}
+	for _, row := range rows {
+		size := 0
+		for _, b := range row.Bundles {
+			size += len(b)
+		}
+		if !a.fits(size) {
+			return nil
+		}
+		a.r.Baselines = append(a.r.Baselines, api.SignedBaseline{Product: row.Product, Profile: row.Profile, Generation: row.Generation, Bundles: row.Bundles})
+	}
+	return nil
+}
+
 func (a *assembly) blob(ctx context.Context, sum digest.SHA256) ([]byte, error) {
 	r, err := a.s.c.Blobs.Open(ctx, sum, 0, reference.MaxBytes+1)
 	if err != nil {
@@ -370,7 +395,7 @@ func (a *assembly) coverage() {
 		var v struct {
 			Outcome attestation.Outcome `json:"outcome"`
 		}
-		inPeriod := !p.At.Before(a.r.From) && p.At.Before(a.r.To)
+		inPeriod := !p.At.Before(a.r.From) && p.At.Before(a.r.To) && p.Repeats.IsZero() // a repetition proves nothing new
 		if inPeriod && json.Unmarshal(p.Verdict, &v) == nil && v.Outcome == attestation.Affirmed {
 			affirmed[p.Device] = true
 		}

@@ -55,6 +55,7 @@ type Proofs interface {
 	Appraisals(ctx context.Context, from, to time.Time, product string, after int64, limit int) ([]store.Appraisal, error)
 	Appraisal(ctx context.Context, id digest.SHA256) (store.Appraisal, error)
 	Log(ctx context.Context, d digest.SHA256) ([]byte, error)
+	Baselines(ctx context.Context, product, profile string, limit int) ([]store.Baseline, error)
 	Beacons(ctx context.Context, digests []digest.SHA256) ([]store.Beacon, error)
 }
 
@@ -88,12 +89,13 @@ type Limits struct {
 	Updates     int
 	Devices     int
 	Quarantines int
+	Baselines   int
 	Past        int // offline targets documents that were replaced; the newest are kept
 	Bytes       int // of Evidence, verdicts, logs and events together, before base64
 }
 
 // DefaultLimits are the limits of a Config that names none.
-var DefaultLimits = Limits{Appraisals: 50_000, Events: 200_000, Updates: 100_000, Devices: 100_000, Quarantines: 50_000, Past: 64, Bytes: 256 << 20}
+var DefaultLimits = Limits{Appraisals: 50_000, Events: 200_000, Updates: 100_000, Devices: 100_000, Quarantines: 50_000, Baselines: 10_000, Past: 64, Bytes: 256 << 20}
 
 // Config joins the parts of a Service. All but Limits and Log are needed; without a Log the report has no proofs.
 type Config struct {

@@ -9,6 +9,7 @@ import (
 )
 
 // BlobsOf returns every blob that the release needs of the artifact store: images, Reference Values, SBOMs and bundles.
+// Inputs returns what the Reference Values name besides.
 func BlobsOf(row store.Release) ([]digest.SHA256, error) {
 	statement, err := artifacts.DecodeStatement(row.Statement)
 	if err != nil {

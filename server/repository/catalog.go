@@ -41,8 +41,10 @@ type Product struct {
 
 // Baseline is a signed platform baseline.
 type Baseline struct {
-	Value  reference.Baseline
-	Digest digest.SHA256
+	Value      reference.Baseline
+	Digest     digest.SHA256
+	Generation uint64   // 0: the offline targets role signed it
+	Signers    []string // the baseline signers whose signatures verified
 }
 
 // Release is a published release.

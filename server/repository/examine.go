@@ -158,10 +158,11 @@ func (s *Service) checkComponent(ctx context.Context, c artifacts.Component, req
 	if int64(len(stated)) != c.ReferenceLength {
 		return problem.New(http.StatusUnprocessableEntity, reason.ReferenceValuesMismatch, "the Reference Values of %s have %d bytes, the statement says %d", c.Name, len(stated), c.ReferenceLength)
 	}
-	if absent {
-		return nil
+	claim, complete, err := s.claimed(ctx, c.Name, stated, req.DryRun)
+	if err != nil || absent || !complete {
+		return err
 	}
-	return s.predictAgain(ctx, c, stated)
+	return s.predictAgain(ctx, c, stated, claim)
 }
 
 // firmware reports whether the blob is an image of the release or of a published one. An image may be a JSON object, too,
@@ -196,13 +197,17 @@ func (s *Service) checkSBOM(ctx context.Context, component string, sum digest.SH
 	return nil
 }
 
-// predictAgain predicts the Reference Values from the stored image; any difference is a refusal.
-func (s *Service) predictAgain(ctx context.Context, c artifacts.Component, stated []byte) error {
+// predictAgain predicts the Reference Values from the stored image, and from the stored boot loaders or boot chain that the
+// claim names; any difference is a refusal.
+func (s *Service) predictAgain(ctx context.Context, c artifacts.Component, stated []byte, claim reference.Values) error {
 	image := &blobReader{ctx: ctx, blobs: s.artifacts, sum: c.SHA256}
 	defer image.close()
-	values, err := reference.PredictUKI(image, c.Length)
+	values, err := reference.PredictAgain(claim, reference.Source{R: image, Size: c.Length}, s.input(ctx))
 	if errors.Is(err, reference.ErrNotUKI) {
 		return problem.New(http.StatusUnprocessableEntity, reason.ReferenceValuesMismatch, "component %s has Reference Values but its image is no UKI: %v", c.Name, err)
+	}
+	if slices.ContainsFunc(unfounded, func(e error) bool { return errors.Is(err, e) }) {
+		return problem.New(http.StatusUnprocessableEntity, reason.ReferenceValuesMismatch, "component %s has Reference Values that nothing supports: %v", c.Name, err)
 	}
 	if err != nil {
 		return problem.Busy(fmt.Errorf("cannot predict: %w", err), retryStore)
@@ -216,6 +221,9 @@ func (s *Service) predictAgain(ctx context.Context, c artifacts.Component, state
 	}
 	return nil
 }
+
+// unfounded are the errors of a prediction that asking again does not help against.
+var unfounded = []error{reference.ErrUnpredictable, reference.ErrNotLoader, reference.ErrInputs, reference.ErrMalformed}
 
 // blobReader reads a stored blob at any offset; it keeps one stream open while reads follow each other.
 type blobReader struct {

@@ -17,7 +17,8 @@ import (
 )
 
 // Images returns the blobs that devices install a release from, Documents those that say what it is: bundles, Reference
-// Values and SBOMs. A pruned release has lost its images and keeps its documents.
+// Values and SBOMs. A pruned release has lost its images and keeps its documents. What its Reference Values name is kept
+// like an image: see Inputs.
 func Images(r artifacts.Release) []digest.SHA256 {
 	var out []digest.SHA256
 	for _, c := range r.Components {
@@ -54,6 +55,16 @@ func (s *Service) secure(ctx context.Context, row store.Release) ([]store.Write,
 	}
 	for _, c := range statement.Predicate.Components {
 		all[c.SHA256] = c.Length
+	}
+	inputs, err := s.Inputs(ctx, row)
+	if errors.Is(err, artifacts.ErrNotFound) {
+		return nil, problem.New(http.StatusUnprocessableEntity, reason.ArtifactMismatch, "upload the Reference Values of %s again: they are not there any more", row.Name)
+	}
+	if err != nil {
+		return nil, problem.Busy(fmt.Errorf("cannot see what %s needs: %w", row.Name, err), retryStore)
+	}
+	for _, in := range inputs {
+		all[in.SHA256] = in.Length
 	}
 	// First it is said that the blobs are needed, then looked whether they are there: collection that came in between has
 	// either taken them before the look, or is refused.
@@ -96,6 +107,13 @@ func (s *Service) retain(ctx context.Context, row store.Release) error {
 	all, err := BlobsOf(row)
 	if err != nil {
 		return err
+	}
+	inputs, err := s.Inputs(ctx, row)
+	if err != nil {
+		return problem.Busy(fmt.Errorf("cannot see what %s needs: %w", row.Name, err), retryStore)
+	}
+	for _, in := range inputs {
+		all = append(all, in.SHA256)
 	}
 	for _, sum := range all {
 		if err := r.Retain(ctx, sum); err != nil {
@@ -141,6 +159,10 @@ func (s *Service) prune(ctx context.Context, actor, name string, data map[string
 	if err != nil {
 		return api.Release{}, fmt.Errorf("stored statement of %s: %w", row.Name, err)
 	}
+	inputs, err := s.Inputs(ctx, row)
+	if err != nil {
+		return api.Release{}, problem.Busy(fmt.Errorf("cannot see what %s needed: %w", row.Name, err), retryStore)
+	}
 	now := s.now()
 	row.PrunedAt = now
 	change := store.Change{
@@ -151,7 +173,11 @@ func (s *Service) prune(ctx context.Context, actor, name string, data map[string
 		Writes: []store.Write{store.PutRelease{Release: row}, store.PutRepo{Repo: repo}}, // every replica sees it
 		Events: []store.Event{{At: now, Type: audit.ReleasePruned, Actor: actor, Subject: row.Name, Data: data}},
 	}
-	for _, sum := range Images(statement.Predicate) {
+	unneeded := Images(statement.Predicate)
+	for _, in := range inputs {
+		unneeded = append(unneeded, in.SHA256)
+	}
+	for _, sum := range unneeded {
 		change.Writes = append(change.Writes, store.TouchBlob{SHA256: sum, At: now}) // the grace begins now
 	}
 	if err := s.store.Commit(ctx, change); err != nil {

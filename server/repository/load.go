@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"path"
 	"slices"
 	"strings"
@@ -53,6 +52,9 @@ func (s *Service) view(ctx context.Context, repo store.Repo) (*Catalog, error) {
 		}
 	}
 	for _, p := range c.Products {
+		if err := s.loadBaselines(ctx, c, p); err != nil {
+			return nil, err
+		}
 		if err := s.loadReleases(ctx, p); err != nil {
 			return nil, err
 		}
@@ -201,24 +203,5 @@ func documents(row store.Release, statement artifacts.Statement) map[string]dige
 
 // readBlob reads a small blob whole.
 func (s *Service) readBlob(ctx context.Context, sum digest.SHA256, limit int64) ([]byte, error) {
-	size, err := s.artifacts.Stat(ctx, sum)
-	if err != nil {
-		return nil, err
-	}
-	if size > limit {
-		return nil, fmt.Errorf("blob %s has %d bytes, at most %d are allowed here", sum, size, limit)
-	}
-	r, err := s.artifacts.Open(ctx, sum, 0, -1)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	data, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if digest.Of(data) != sum {
-		return nil, fmt.Errorf("blob %s: %w", sum, artifacts.ErrDigestMismatch)
-	}
-	return data, nil
+	return readBlob(ctx, s.artifacts, sum, limit)
 }

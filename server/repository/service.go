@@ -21,12 +21,19 @@ import (
 
 // Store is what the repository reads and writes; contract as in package store.
 type Store interface {
+	Baselines
 	Repo(ctx context.Context, name string) (store.Repo, error)
 	MetadataFile(ctx context.Context, name string) ([]byte, error)
 	Release(ctx context.Context, name string) (store.Release, error)
 	ListReleases(ctx context.Context, product string) ([]store.Release, error)
 	Approvals(ctx context.Context, subject string) ([]fleet.Approval, error)
 	Commit(ctx context.Context, change store.Change) error
+}
+
+// Baselines is what the repository reads of platform baselines; contract as in package store.
+type Baselines interface {
+	CurrentBaselines(ctx context.Context, product string) ([]store.Baseline, error)
+	Baselines(ctx context.Context, product, profile string, limit int) ([]store.Baseline, error)
 }
 
 // Keys are the online keys. The offline root names their public halves.

@@ -46,6 +46,13 @@ func (s *Service) references(ctx context.Context) (references, error) {
 		for _, sum := range repository.Images(statement.Predicate) {
 			out.blobs[sum] = true
 		}
+		inputs, err := s.repository.Inputs(ctx, row)
+		if err != nil {
+			return references{}, fmt.Errorf("cannot see what %s needs: %w", row.Name, err)
+		}
+		for _, in := range inputs {
+			out.blobs[in.SHA256] = true
+		}
 	}
 	for _, p := range s.repository.Catalog().Products {
 		for _, sum := range p.Policy.Recovery {

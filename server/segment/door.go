@@ -77,7 +77,13 @@ func refused(d fleet.Device, q *fleet.Quarantine, p *repository.Product, r *repo
 	case r.Name != d.Offered && r.Name != d.Proven:
 		return reason.ReleaseNotOffered
 	}
-	return rollout.Fits(d, p.Policy, candidate)
+	if why := rollout.Fits(d, p.Policy, candidate); why != "" {
+		return why
+	}
+	if d.Grounds != p.Grounds(d.Profile) { // affirmed before policy or baseline changed: appraised again first
+		return reason.DeviceUnproven
+	}
+	return ""
 }
 
 func denied(r reason.Reason) error {

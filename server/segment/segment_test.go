@@ -34,9 +34,12 @@ func world(t *testing.T) *appraisetest.World {
 func device() fleet.Device {
 	return fleet.Device{
 		ID: "d", Product: appraisetest.Product, HardwareID: appraisetest.Hardware, Lifecycle: fleet.Active, Standing: fleet.Affirmed, Tier: 5,
-		Proven: "lamp/1", HighCounter: 1, Offered: "lamp/2", OfferedCounter: 2, LeaseUntil: now.Add(time.Hour),
+		Proven: "lamp/1", HighCounter: 1, Offered: "lamp/2", OfferedCounter: 2, LeaseUntil: now.Add(time.Hour), Grounds: grounds,
 	}
 }
+
+// grounds are those of a world whose policy asks for nothing special.
+var grounds = (&repository.Product{Name: appraisetest.Product}).Grounds("")
 
 func TestAllow(t *testing.T) {
 	t.Parallel()
@@ -75,6 +78,9 @@ func TestAllow(t *testing.T) {
 		"closed offer":                    {fleet.Withdraw(device()).Device, nil, good, "lamp/2", reason.ReleaseNotOffered},
 		"lease ended":                     {with(func(d *fleet.Device) { d.LeaseUntil = now }), nil, good, "lamp/2", reason.DeviceUnproven},
 		"lease ended: recovery":           {with(func(d *fleet.Device) { d.LeaseUntil = now }), nil, good, "lamp/rescue", ""},
+		"affirmed on other grounds":       {with(func(d *fleet.Device) { d.Grounds[0] ^= 1 }), nil, good, "lamp/2", reason.DeviceUnproven},
+		"affirmed before grounds counted": {with(func(d *fleet.Device) { d.Grounds = digest.SHA256{} }), nil, good, "lamp/1", reason.DeviceUnproven},
+		"other grounds: recovery":         {with(func(d *fleet.Device) { d.Grounds[0] ^= 1 }), nil, good, "lamp/rescue", ""},
 		"stale":                           {as(fleet.Stale), nil, good, "lamp/2", reason.DeviceUnproven},
 		"stale: recovery":                 {as(fleet.Stale), nil, good, "lamp/rescue", ""},
 		"unproven":                        {as(fleet.Unproven), nil, good, "lamp/2", reason.DeviceUnproven},
@@ -141,6 +147,7 @@ func enforce(t *testing.T, s func(*store.Store) segment.Store) enforced {
 	e.d = e.w.Enrolled(t, "a", "lamp/1", func(d *fleet.Device) {
 		d.Standing, d.Proven, d.HighCounter, d.Offered, d.Segment = fleet.Affirmed, "lamp/1", 1, "lamp/2", fleet.Production
 		d.LeaseUntil = e.w.Now().Add(time.Hour)
+		d.Grounds = e.w.Catalog().Products[appraisetest.Product].Grounds(d.Profile)
 	})
 	from := segment.Store(e.w.Store)
 	if s != nil {
@@ -215,6 +222,11 @@ func TestHoldLeaseEndAndRetirementCutStreams(t *testing.T) {
 		"end of lease": func(e enforced) { e.w.Advance(time.Hour) },
 		"retirement":   func(e enforced) { e.commit(t, fleet.Retire(e.d.Row(), "ann").Device, nil) },
 		"offer closed": func(e enforced) { e.commit(t, fleet.Withdraw(e.d.Row()).Device, nil) },
+		"withdrawn component": func(e enforced) {
+			e.w.Edit(func(_ *repository.Catalog, p *repository.Product) {
+				p.Policy.Withdrawn = []digest.SHA256{appraisetest.Image("lamp/1")}
+			})
+		},
 		"release gone": func(e enforced) {
 			e.w.Edit(func(_ *repository.Catalog, p *repository.Product) { p.Releases = nil })
 		},

@@ -52,6 +52,7 @@ const (
 	Settings    Table = "settings"    // key: setting name
 	Locks       Table = "locks"       // key: lock name; the version is the fence that Lock returned, and nothing Puts it
 	Checkpoints Table = "checkpoints" // key: log and kind, see package tilelog
+	Denials     Table = "ek_denials"  // key: denial id
 )
 
 // Write is one of the Put and Add types below; the set is closed. Put writes the whole row (insert or replace), Add
@@ -64,6 +65,11 @@ type PutDevice struct{ Device fleet.Device }
 
 // PutQuarantine writes a quarantine. A second open quarantine of the same device is ErrConflict.
 type PutQuarantine struct{ Quarantine fleet.Quarantine }
+
+// PutDenial writes a row of the deny list of endorsement keys.
+type PutDenial struct{ Denial fleet.Denial }
+
+func (PutDenial) write() {}
 
 // AddApproval adds a person's approval of a subject; the same person twice is ErrConflict.
 type AddApproval struct{ Approval fleet.Approval }
@@ -382,6 +388,9 @@ type Appraisal struct {
 	Verifier string
 	Policy   digest.SHA256
 	Baseline digest.SHA256
+
+	Repeats    digest.SHA256            // the appraisal whose Evidence this one appraised again; zero for a new quote
+	References map[string]digest.SHA256 // expected release -> its Reference Values document
 }
 
 // Update is one device's step to a release.

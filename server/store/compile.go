@@ -274,6 +274,8 @@ func (c *compiled) write(w Write, expected versions) error {
 		return c.put(People, personRow(&w.Person), expected)
 	case PutSetting:
 		return c.put(Settings, settingRow(&w), expected)
+	case PutDenial:
+		return c.put(Denials, denialRow(&w.Denial), expected)
 	case PutCheckpoint:
 		return c.put(Checkpoints, checkpointRow(&w.Checkpoint), expected)
 	case AddApproval:
@@ -305,6 +307,14 @@ func (c *compiled) writeMore(w Write) error {
 			return fmt.Errorf("cannot close update of %s with result %q", w.Device, w.Result)
 		}
 		c.add(anyRows, closeUpdate, w.Device, w.Result, micros(w.At), digestArg(w.Evidence))
+	case AddBaseline:
+		return c.insert(addBaseline, baselineRow(&w.Baseline))
+	case PutObservation:
+		values, err := args(observationRow(&w.Observation))
+		if err != nil {
+			return err
+		}
+		c.add(1, putObservation, values...)
 	case ConsumeChallenge:
 		c.add(1, consumeChallenge, w.Digest[:], micros(w.Expires))
 	case PutInventory:

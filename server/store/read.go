@@ -68,6 +68,7 @@ const (
 	selectDevice      = `SELECT version, ` + deviceColumns + ` FROM devices `
 	selectQuarantine  = `SELECT version, ` + quarantineColumns + ` FROM quarantines `
 	selectApproval    = `SELECT ` + approvalColumns + ` FROM approvals `
+	selectDenial      = `SELECT version, ` + denialColumns + ` FROM ek_denials `
 	selectRelease     = `SELECT version, ` + releaseColumns + ` FROM releases `
 	selectRepo        = `SELECT version, ` + repoColumns + ` FROM repos `
 	selectBeacon      = `SELECT ` + beaconColumns + ` FROM beacons `

@@ -110,6 +110,23 @@ func (s *Store) ListQuarantines(ctx context.Context, from, to time.Time, product
 		ORDER BY since, id`, micros(from), microsEnd(to), product)
 }
 
+func scanDenial(n *fleet.Denial) []any { return append([]any{&n.Version}, dests(denialRow(n))...) }
+
+// DenialsInForce returns the deny list of endorsement keys without what was lifted, the oldest first.
+func (s *Store) DenialsInForce(ctx context.Context) ([]fleet.Denial, error) {
+	return readAll(ctx, s, "denials", scanDenial, selectDenial+`WHERE lifted_at = 0 ORDER BY at, id`)
+}
+
+// ListDenials returns every denial that ever was, the newest first.
+func (s *Store) ListDenials(ctx context.Context) ([]fleet.Denial, error) {
+	return readAll(ctx, s, "denials", scanDenial, selectDenial+`ORDER BY at DESC, id DESC`)
+}
+
+// Denial returns a denial by its id, or ErrNotFound.
+func (s *Store) Denial(ctx context.Context, id string) (fleet.Denial, error) {
+	return readOne(ctx, s, "denial", scanDenial, selectDenial+`WHERE id = $1`, id)
+}
+
 // Approvals returns who approved the subject, the earliest first.
 func (s *Store) Approvals(ctx context.Context, subject string) ([]fleet.Approval, error) {
 	return readAll(ctx, s, "approvals", scanApproval, selectApproval+`WHERE subject = $1 ORDER BY at, person`, subject)

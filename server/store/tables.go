@@ -13,7 +13,8 @@ import (
 const deviceColumns = `id, product, hardware_id, profile, lifecycle, standing, tier, admitted_by, ek_certificate, ek_spki,
 	manufacturer, ak_public, ak_name, ak_qualified_signer, tls_public, tls_key, counter_base, enrolled_at, accepted,
 	last_evidence, log_digest, proven, proven_counter, high_counter, proven_at, challenged_at, lease_until, stale_since,
-	offered, offered_counter, offered_at, deadline, counter, last_poll, last_answer, seen_at, segment, epoch`
+	offered, offered_counter, offered_at, deadline, counter, last_poll, last_answer, seen_at, segment, epoch, grounds, ek_public,
+	ek_issuers`
 
 func deviceRow(d *fleet.Device) []column {
 	return []column{
@@ -25,7 +26,8 @@ func deviceRow(d *fleet.Device) []column {
 		uintCol(&d.ProvenCounter), uintCol(&d.HighCounter), timeCol(&d.ProvenAt), timeCol(&d.ChallengedAt),
 		timeCol(&d.LeaseUntil), timeCol(&d.StaleSince), textCol(&d.Offered), uintCol(&d.OfferedCounter),
 		timeCol(&d.OfferedAt), timeCol(&d.Deadline), optionalUintCol(&d.Counter), digestCol(&d.LastPoll),
-		bytesCol(&d.LastAnswer), timeCol(&d.SeenAt), textCol(&d.Segment), intCol(&d.Epoch),
+		bytesCol(&d.LastAnswer), timeCol(&d.SeenAt), textCol(&d.Segment), intCol(&d.Epoch), digestCol(&d.Grounds), bytesCol(&d.EKPublic),
+		jsonCol(&d.EKIssuers, len(d.EKIssuers) == 0),
 	}
 }
 
@@ -68,6 +70,12 @@ func repoRow(r *Repo) []column {
 	}
 }
 
+const denialColumns = `id, denial, denied_by, at, lifted_at`
+
+func denialRow(n *fleet.Denial) []column {
+	return []column{textCol(&n.ID), jsonCol(&n.Denial, false), textCol(&n.By), timeCol(&n.At), timeCol(&n.LiftedAt)}
+}
+
 const directorColumns = `device, number, content, expires_at, timestamp_doc, snapshot_doc, targets_doc`
 
 func directorRow(d *Director) []column {
@@ -99,12 +107,13 @@ func beaconRow(b *Beacon) []column {
 	return []column{digestCol(&b.Digest), intCol(&b.Version), timeCol(&b.IssuedAt), bytesCol(&b.Doc)}
 }
 
-const appraisalColumns = `id, device, product, at, outcome, release, input, verdict, verifier, policy, baseline`
+const appraisalColumns = `id, device, product, at, outcome, release, input, verdict, verifier, policy, baseline, repeats, reference_values`
 
 func appraisalRow(a *Appraisal) []column {
 	return []column{
 		digestCol(&a.ID), textCol(&a.Device), textCol(&a.Product), timeCol(&a.At), textCol(&a.Outcome), textCol(&a.Release),
 		bytesCol(&a.Input), bytesCol(&a.Verdict), textCol(&a.Verifier), digestCol(&a.Policy), digestCol(&a.Baseline),
+		digestCol(&a.Repeats), jsonCol(&a.References, len(a.References) == 0),
 	}
 }
 
@@ -193,6 +202,7 @@ var versionedTables = map[Table]versioned{
 	People:      newVersioned(People, personColumns),
 	Settings:    newVersioned(Settings, settingColumns),
 	Checkpoints: newVersioned(Checkpoints, checkpointColumns),
+	Denials:     newVersioned(Denials, denialColumns),
 	Locks: {
 		holds:  `SELECT 1 FROM locks WHERE name = $1 AND fence = $2`,
 		absent: `SELECT 1 FROM locks WHERE name = $1`,

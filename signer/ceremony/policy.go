@@ -24,6 +24,9 @@ type policyFile struct {
 	SecureBoot     bool            `toml:"secure_boot"`     // Optional: default false
 	RequiredPCRs   []int           `toml:"required_pcrs"`   // Optional: default attestation.DefaultRequiredPCRs
 	Publishers     []publisherFile `toml:"publisher"`
+
+	BaselineThreshold int             `toml:"baseline_threshold"` // Optional: default 1; how many different baseline signers must have signed
+	BaselineSigners   []publisherFile `toml:"baseline_signer"`    // Optional: who signs platform baselines beside the holders; default nobody
 }
 
 // publisherFile is either a key or a certificate identity. All values of an identity are exact: a pattern that is a little
@@ -77,7 +80,7 @@ func ParsePolicy(b []byte, key func(name string) (string, error)) (artifacts.Pol
 	if len(b) > artifacts.MaxPolicyBytes {
 		return artifacts.Policy{}, fmt.Errorf("%w: larger than %d bytes", artifacts.ErrPolicy, artifacts.MaxPolicyBytes)
 	}
-	in := policyFile{Threshold: 1}
+	in := policyFile{Threshold: 1, BaselineThreshold: 1}
 	d := toml.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&in); err != nil {
@@ -87,18 +90,36 @@ func ParsePolicy(b []byte, key func(name string) (string, error)) (artifacts.Pol
 		Version: artifacts.PolicyVersion, Product: in.Product, Threshold: in.Threshold, Approvals: in.Approvals,
 		MinimumCounter: in.MinimumCounter, MinimumTier: in.MinimumTier, SecureBoot: in.SecureBoot, RequiredPCRs: in.RequiredPCRs,
 	}
-	for _, pub := range in.Publishers {
-		out := artifacts.Publisher{Name: pub.Name, Issuer: pub.Issuer, Subject: pub.Subject, SourceRepository: pub.SourceRepository, Refs: pub.Refs}
+	var err error
+	if p.Publishers, err = publishersOf(in.Publishers, key); err != nil {
+		return artifacts.Policy{}, err
+	}
+	signers, err := publishersOf(in.BaselineSigners, key)
+	if err != nil {
+		return artifacts.Policy{}, err
+	}
+	if len(signers) > 0 {
+		p.Baselines = &artifacts.BaselinePolicy{Signers: signers, Threshold: in.BaselineThreshold}
+	} else if in.BaselineThreshold != 1 {
+		return artifacts.Policy{}, fmt.Errorf("%w: baseline_threshold is given and no baseline_signer", artifacts.ErrPolicy)
+	}
+	return p, p.Validate()
+}
+
+func publishersOf(list []publisherFile, key func(name string) (string, error)) ([]artifacts.Publisher, error) {
+	var out []artifacts.Publisher
+	for _, pub := range list {
+		p := artifacts.Publisher{Name: pub.Name, Issuer: pub.Issuer, Subject: pub.Subject, SourceRepository: pub.SourceRepository, Refs: pub.Refs}
 		if pub.KeyFile != "" {
 			text, err := key(pub.KeyFile)
 			if err != nil {
-				return artifacts.Policy{}, err
+				return nil, err
 			}
-			out.KeyPEM = text
+			p.KeyPEM = text
 		}
-		p.Publishers = append(p.Publishers, out)
+		out = append(out, p)
 	}
-	return p, p.Validate()
+	return out, nil
 }
 
 // explainTOML names the line and, for an unknown key, the key.

@@ -276,6 +276,11 @@ func describe(path string, data []byte) []string {
 			for _, pcr := range b.PCRs {
 				out = append(out, fmt.Sprintf("PCR %d must be %s", pcr.Index, pcr.Value))
 			}
+			for _, v := range b.Variants {
+				for _, pcr := range v.PCRs {
+					out = append(out, fmt.Sprintf("or, in state %s, PCR %d must be %s", v.Name, pcr.Index, pcr.Value))
+				}
+			}
 			return out
 		}
 	case "witness":
@@ -291,6 +296,12 @@ func DescribePolicy(p artifacts.Policy) []string {
 	out := []string{fmt.Sprintf("%d of %d publishers must have signed a release", p.Threshold, len(p.Publishers))}
 	for _, pub := range p.Publishers {
 		out = append(out, "publisher "+pub.Name+": "+describePublisher(pub))
+	}
+	if b := p.Baselines; b != nil {
+		out = append(out, fmt.Sprintf("%d of %d baseline signers must have signed a platform baseline", b.Threshold, len(b.Signers)))
+		for _, signer := range b.Signers {
+			out = append(out, "baseline signer "+signer.Name+": "+describePublisher(signer))
+		}
 	}
 	out = append(out,
 		fmt.Sprintf("%d people approve a release before it is published", p.Approvals),

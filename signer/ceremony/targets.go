@@ -112,6 +112,20 @@ func (d *Dir) SetBaseline(product string, b reference.Baseline, expires time.Tim
 	})
 }
 
+// RemoveBaseline takes a platform's values away: then those count that baseline signers sign, if the policy names any.
+func (d *Dir) RemoveBaseline(product, profile string, expires time.Time) (Change, error) {
+	return d.changeTargets(expires, func(_ *tufrepo.TargetsSpec, files map[string][]byte) error {
+		if _, err := policyIn(files, product); err != nil {
+			return err
+		}
+		if err := artifacts.ValidName(profile); err != nil {
+			return fmt.Errorf("profile: %w", err)
+		}
+		delete(files, artifacts.BaselinePath(product, profile))
+		return nil
+	})
+}
+
 // SetTrustedRoot signs the Sigstore trusted root that keyless publishers are held against.
 func (d *Dir) SetTrustedRoot(doc []byte, expires time.Time) (Change, error) {
 	return d.changeTargets(expires, func(_ *tufrepo.TargetsSpec, files map[string][]byte) error {

@@ -17,6 +17,7 @@ import (
 var (
 	ErrRepository    = errors.New("the server's repository does not verify")
 	ErrNoPolicy      = errors.New("the offline targets role has signed no policy for the product")
+	ErrNoSigners     = errors.New("the product's policy names no baseline signers")
 	ErrKeysOnly      = errors.New("the product's policy names publishers with keys only")
 	ErrNoTrustedRoot = errors.New("the offline targets role has signed no " + artifacts.TrustedRootPath)
 	ErrOwnRoot       = errors.New("trusted root file cannot be used")
@@ -28,6 +29,8 @@ type Expectations struct {
 	TrustedRoot []byte // the target sigstore/trusted_root.json
 	// Own is Optional: a trusted root that the pipeline brings. A bundle has to verify with it as well.
 	Own []byte
+	// Baseline says that it is a platform baseline: Policy.Publishers are then the baseline signers.
+	Baseline bool
 }
 
 // Repository serves the files of the Image repository; *api.Client is one. Nothing that it says is believed: the files
@@ -41,6 +44,22 @@ type Repository interface {
 // before anything is logged or uploaded; what counts is what server and devices verify for themselves, so the root that
 // the server shows here is believed. newest is the server's version of the root.
 func Fetch(ctx context.Context, repo Repository, newest int64, product string, now time.Time) (Expectations, error) {
+	return fetch(ctx, repo, newest, product, now, func(*Expectations) error { return nil })
+}
+
+// FetchBaseline is Fetch for the signer of a platform baseline. It returns ErrNoSigners where the policy names none.
+func FetchBaseline(ctx context.Context, repo Repository, newest int64, product string, now time.Time) (Expectations, error) {
+	return fetch(ctx, repo, newest, product, now, func(e *Expectations) error {
+		if e.Policy.Baselines == nil {
+			return fmt.Errorf("%w: %q", ErrNoSigners, product)
+		}
+		e.Baseline, e.Policy.Publishers, e.Policy.Threshold = true, e.Policy.Baselines.Signers, e.Policy.Baselines.Threshold
+		return nil
+	})
+}
+
+// fetch reads policy and trusted root; choose may take other signers of the policy than its publishers.
+func fetch(ctx context.Context, repo Repository, newest int64, product string, now time.Time, choose func(*Expectations) error) (Expectations, error) {
 	image, err := current(ctx, repo, newest, now)
 	if err != nil {
 		return Expectations{}, err
@@ -55,6 +74,9 @@ func Fetch(ctx context.Context, repo Repository, newest int64, product string, n
 	e := Expectations{}
 	if e.Policy, err = artifacts.DecodePolicy(raw); err != nil {
 		return Expectations{}, fmt.Errorf("%w: %w", ErrRepository, err)
+	}
+	if err := choose(&e); err != nil {
+		return Expectations{}, err
 	}
 	if !slices.ContainsFunc(e.Policy.Publishers, func(p artifacts.Publisher) bool { return p.KeyPEM == "" }) {
 		return Expectations{}, fmt.Errorf("%w: %q", ErrKeysOnly, product)

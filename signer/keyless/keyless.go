@@ -173,15 +173,26 @@ func (c *checkedCA) GetCertificate(ctx context.Context, pair sign.Keypair, opts 
 // publishers: others may have signed too.
 func (e Expectations) verify(bundle []byte) error {
 	for _, root := range e.roots() {
-		result, err := provenance.VerifyAll([][]byte{bundle}, e.one(), provenance.Options{TrustedRootJSON: root})
+		refusals, err := e.refusals(bundle, provenance.Options{TrustedRootJSON: root})
 		if err != nil {
 			return err
 		}
-		if len(result.Refusals) > 0 {
-			return fmt.Errorf("%w: %s", ErrRefused, result.Refusals[0].Detail)
+		if len(refusals) > 0 {
+			return fmt.Errorf("%w: %s", ErrRefused, refusals[0].Detail)
 		}
 	}
 	return nil
+}
+
+func (e Expectations) refusals(bundle []byte, opts provenance.Options) ([]artifacts.Refusal, error) {
+	if !e.Baseline {
+		result, err := provenance.VerifyAll([][]byte{bundle}, e.one(), opts)
+		return result.Refusals, err
+	}
+	p := e.one()
+	p.Baselines = &artifacts.BaselinePolicy{Signers: p.Publishers, Threshold: 1}
+	result, err := provenance.VerifyBaseline([][]byte{bundle}, p, opts)
+	return result.Refusals, err
 }
 
 func (e Expectations) identify(der []byte) (name string, err error) {

@@ -25,7 +25,7 @@ import (
 
 // Errors that a caller tests for.
 var (
-	ErrSpec     = errors.New("component must be name=FILE,hw=A+B,installer=KIND[,measured=yes|no]")
+	ErrSpec     = errors.New("component must be name=FILE,hw=A+B,installer=KIND[,measured=yes|no][,boot_loader=FILE...][,boot_chain=FILE]")
 	ErrImage    = errors.New("image cannot be used")
 	ErrNotUKI   = errors.New("image is to be measured but is not a unified kernel image")
 	ErrChanged  = errors.New("image changed while it was read")
@@ -40,13 +40,15 @@ type Spec struct {
 	Hardware  []string
 	Installer string
 	Measured  bool
+	Loaders   []string // Optional: files of the boot loaders that devices start the image with; none: the firmware starts it
+	Chain     string   // Optional: file of the boot chain; excludes Loaders
 }
 
 // measuredInstallers install what the firmware or its loader measures, so their images are measured unless said otherwise.
 var measuredInstallers = []string{"uki", "ab"}
 
-// ParseSpec reads name=FILE,hw=A+B,installer=KIND[,measured=yes|no]; it returns ErrSpec for anything else. A file name with
-// a comma cannot be given.
+// ParseSpec reads name=FILE,hw=A+B,installer=KIND[,measured=yes|no][,boot_loader=FILE...][,boot_chain=FILE]; it returns
+// ErrSpec for anything else. boot_loader may be there several times. A file name with a comma cannot be given.
 func ParseSpec(text string) (Spec, error) {
 	fail := func(format string, args ...any) (Spec, error) {
 		return Spec{}, fmt.Errorf("%w: %.200q: %s", ErrSpec, text, fmt.Sprintf(format, args...))
@@ -63,7 +65,7 @@ func ParseSpec(text string) (Spec, error) {
 	seen := map[string]string{}
 	for _, part := range parts[1:] {
 		key, value, ok := strings.Cut(part, "=")
-		if _, twice := seen[key]; !ok || value == "" || twice {
+		if _, twice := seen[key]; !ok || value == "" || twice && key != loaderKey {
 			return fail("%.80q is not key=value, or its key is there twice", part)
 		}
 		seen[key] = value
@@ -76,6 +78,10 @@ func ParseSpec(text string) (Spec, error) {
 			if value != "yes" && value != "no" {
 				return fail("measured is yes or no")
 			}
+		case loaderKey:
+			s.Loaders = append(s.Loaders, value)
+		case "boot_chain":
+			s.Chain = value
 		default:
 			return fail("unknown key %.80q", key)
 		}
@@ -84,15 +90,27 @@ func ParseSpec(text string) (Spec, error) {
 		return fail("hw and installer are needed")
 	}
 	slices.Sort(s.Hardware)
-	s.Measured = seen["measured"] == "yes" || seen["measured"] == "" && slices.Contains(measuredInstallers, s.Installer)
+	boot := len(s.Loaders) > 0 || s.Chain != ""
+	if boot && seen["measured"] == "no" {
+		return fail("boot_loader and boot_chain are for images that are measured")
+	}
+	if len(s.Loaders) > reference.MaxLoaders || len(s.Loaders) > 0 && s.Chain != "" {
+		return fail("give at most %d boot_loader, or one boot_chain", reference.MaxLoaders)
+	}
+	s.Measured = boot || seen["measured"] == "yes" || seen["measured"] == "" && slices.Contains(measuredInstallers, s.Installer)
 	return s, nil
 }
+
+// loaderKey may be given several times.
+const loaderKey = "boot_loader"
 
 // image is an opened component: its bytes, and what the statement says about it.
 type image struct {
 	file      *os.File
 	component artifacts.Component
 	reference []byte // Reference Values document; nil for an image that is not measured
+	earlier   []byte // the document that versions before boot shapes made of the same image; nil if they made none
+	inputs    []blob // what the document was predicted from besides the image
 }
 
 // openImage hashes an image and predicts its Reference Values. The caller closes image.file.
@@ -127,21 +145,82 @@ func readImage(ctx context.Context, s Spec, f *os.File, progress func(int64)) (i
 	if !s.Measured {
 		return im, nil
 	}
-	values, err := reference.PredictUKI(f, n)
+	return im, im.predict(s, n)
+}
+
+// predict computes the Reference Values of the image and everything that they name.
+func (im *image) predict(s Spec, length int64) error {
+	how, err := im.boot(s)
+	if err != nil {
+		return err
+	}
+	values, err := reference.Predict(reference.Source{R: im.file, Size: length}, how)
 	if errors.Is(err, reference.ErrNotUKI) {
-		return image{}, fmt.Errorf("component %s: %q: %w: %w", s.Name, s.File, ErrNotUKI, err)
+		return fmt.Errorf("component %s: %q: %w: %w", s.Name, s.File, ErrNotUKI, err)
 	}
 	if err != nil {
-		return image{}, fmt.Errorf("cannot predict Reference Values of component %s: %w", s.Name, err)
+		return fmt.Errorf("cannot predict Reference Values of component %s: %w", s.Name, err)
 	}
-	if values.Image != sum {
-		return image{}, fmt.Errorf("component %s: %w", s.Name, ErrChanged)
+	if values.Image != im.component.SHA256 {
+		return fmt.Errorf("component %s: %w", s.Name, ErrChanged)
 	}
-	if im.reference, err = values.Encode(); err != nil {
-		return image{}, fmt.Errorf("cannot encode Reference Values of component %s: %w", s.Name, err)
+	document, err := values.Encode()
+	if err != nil {
+		return fmt.Errorf("cannot encode Reference Values of component %s: %w", s.Name, err)
 	}
-	im.component.ReferenceValues, im.component.ReferenceLength = digest.Of(im.reference), int64(len(im.reference))
-	return im, nil
+	im.refer(document)
+	if values.Boot == reference.BootDirectUKI {
+		one := reference.Values{Version: reference.Version, Image: values.Image, Boot: values.Boot, PCRs: values.PCRs}
+		im.earlier, err = one.Encode()
+	}
+	return err
+}
+
+// refer makes document the Reference Values of the component.
+func (im *image) refer(document []byte) {
+	im.reference = document
+	im.component.ReferenceValues, im.component.ReferenceLength = digest.Of(document), int64(len(document))
+}
+
+// boot reads the files that say how devices boot the image. They are small, and stay in memory, so that what is uploaded is
+// what was predicted from.
+func (im *image) boot(s Spec) (reference.Boot, error) {
+	var how reference.Boot
+	for _, path := range s.Loaders {
+		b, err := readSmall(path, reference.MaxLoaderBytes)
+		if err != nil {
+			return reference.Boot{}, fmt.Errorf("%w: boot loader of component %s: %w", ErrImage, s.Name, err)
+		}
+		how.Loaders = append(how.Loaders, reference.SourceOf(b))
+		im.inputs = append(im.inputs, bytesBlob(s.Name+" (boot loader)", b))
+	}
+	if s.Chain != "" {
+		b, err := readSmall(s.Chain, reference.MaxChainBytes)
+		if err != nil {
+			return reference.Boot{}, fmt.Errorf("%w: boot chain of component %s: %w", ErrImage, s.Name, err)
+		}
+		chain := reference.SourceOf(b)
+		how.Chain = &chain
+		im.inputs = append(im.inputs, bytesBlob(s.Name+" (boot chain)", b))
+	}
+	return how, nil
+}
+
+// readSmall reads a whole file of 1 to limit bytes.
+func readSmall(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) < 1 || int64(len(b)) > limit {
+		return nil, fmt.Errorf("%q must have 1 to %d bytes", path, limit)
+	}
+	return b, nil
 }
 
 func hash(ctx context.Context, r io.Reader, progress func(int64)) (digest.SHA256, int64, error) {

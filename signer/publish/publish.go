@@ -6,7 +6,6 @@ import (
 	"crypto"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 
@@ -181,17 +180,9 @@ func prepare(ctx context.Context, o Options) (*plan, error) {
 }
 
 func readSBOM(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	b, err := readSmall(path, artifacts.MaxSBOMBytes)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read SBOM: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, artifacts.MaxSBOMBytes+1))
-	if err != nil {
-		return nil, fmt.Errorf("cannot read SBOM: %w", err)
-	}
-	if len(b) < 1 || len(b) > artifacts.MaxSBOMBytes {
-		return nil, fmt.Errorf("cannot read SBOM %q: it must have 1 to %d bytes", path, artifacts.MaxSBOMBytes)
 	}
 	return b, nil
 }
@@ -212,6 +203,7 @@ func (p *plan) again(ctx context.Context, server Server, have api.Release) (Resu
 	if p.options.Counter == 0 {
 		p.release.Counter = have.Release.Counter
 	}
+	p.keep(have.Release)
 	if differ := difference(have.Release, p.release); differ != "" {
 		return Result{}, fmt.Errorf("%w: %s: %s", ErrConflict, artifacts.ReleaseName(p.release.Product, p.release.Version), differ)
 	}
@@ -220,6 +212,19 @@ func (p *plan) again(ctx context.Context, server Server, have api.Release) (Resu
 	}
 	have.Changed = false
 	return p.result(have, nil, 0), nil
+}
+
+// keep takes the Reference Values of a release that was published before boot shapes were known, where they follow from the
+// same image: publishing it again changes nothing.
+func (p *plan) keep(have artifacts.Release) {
+	for i := range p.images {
+		im := &p.images[i]
+		if h, ok := have.Component(im.component.Name); !ok || im.earlier == nil || h.ReferenceValues != digest.Of(im.earlier) {
+			continue
+		}
+		im.refer(im.earlier)
+		p.release.Components[i] = im.component
+	}
 }
 
 // difference names the first field in which two releases are not the same; "" if they are.
@@ -329,6 +334,9 @@ func (p *plan) blobs() []blob {
 		if im.reference != nil {
 			out = append(out, bytesBlob(im.component.Name+artifacts.ReferenceSuffix, im.reference))
 		}
+	}
+	for _, im := range p.images {
+		out = append(out, im.inputs...)
 	}
 	for _, im := range p.images {
 		if b, ok := p.sboms[im.component.Name]; ok {

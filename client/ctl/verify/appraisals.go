@@ -2,7 +2,6 @@ package verify
 
 import (
 	"bytes"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -29,7 +28,7 @@ type decided struct {
 // devices checks the identity of every device.
 func (v *verification) devices() {
 	v.begin(StepDevices)
-	v.records = map[string]api.DeviceRecord{}
+	v.records, v.aks = map[string]api.DeviceRecord{}, map[string][][]byte{}
 	keys := map[digest.SHA256]string{}
 	for _, record := range v.r.Devices {
 		v.count()
@@ -38,7 +37,7 @@ func (v *verification) devices() {
 			v.fail("device %s is there twice", id)
 			continue
 		}
-		v.records[id] = record
+		v.records[id], v.aks[id] = record, [][]byte{record.AKPublic}
 		if err := v.device(record); err != nil {
 			v.fail("device %s: %v", id, err)
 		}
@@ -50,13 +49,9 @@ func (v *verification) devices() {
 }
 
 func (v *verification) device(record api.DeviceRecord) error {
-	cert, err := identity.ParseEKCertificate(record.EKCertificate)
+	spki, err := v.endorsementKey(record)
 	if err != nil {
-		return fmt.Errorf("endorsement %w", err)
-	}
-	spki, err := x509.MarshalPKIXPublicKey(cert.PublicKey)
-	if err != nil {
-		return fmt.Errorf("endorsement key: %w", err)
+		return err
 	}
 	if got := identity.DeviceIDOf(spki).String(); got != record.Device.ID {
 		return fmt.Errorf("its endorsement key is that of device %s", got)
@@ -68,7 +63,12 @@ func (v *verification) device(record api.DeviceRecord) error {
 	if problems := identity.CheckAK(ak); len(problems) > 0 {
 		return errors.New(problems[0].Detail)
 	}
-	if v.o.EKRoots == nil {
+	before, err := attestationKeys(record)
+	if err != nil {
+		return err
+	}
+	v.aks[record.Device.ID] = before
+	if v.o.EKRoots == nil || len(record.EKCertificate) == 0 {
 		return nil
 	}
 	if _, problems := identity.VerifyEK(record.EKCertificate, nil, v.o.EKRoots, v.r.CreatedAt); len(problems) > 0 {
@@ -112,6 +112,10 @@ func (v *verification) appraisals() {
 		d := decided{p, verdict}
 		v.verdicts[p.Number] = d
 		v.ids[appraisalID(p)] = p.Number
+		if !p.Repeats.IsZero() {
+			v.repetition(p)
+			continue
+		}
 		if !v.inPeriod(p.At) {
 			continue
 		}
@@ -223,6 +227,9 @@ func Again(p api.Appraisal, logs map[string][]byte) (verdict []byte, same bool, 
 	return verdict, false, err
 }
 
+// AppraisalID is how quarantines, updates, events and people name an appraisal.
+func AppraisalID(p api.Appraisal) digest.SHA256 { return appraisalID(p) }
+
 // appraisalID is how quarantines, updates and events name an appraisal.
 func appraisalID(p api.Appraisal) digest.SHA256 {
 	input, err := json.Marshal(p.Input, json.Deterministic(true))
@@ -241,7 +248,7 @@ func (v *verification) grounds(p api.Appraisal) []error {
 	switch {
 	case !ok:
 		say("the report has no record of the device")
-	case !bytes.Equal(p.Input.AK.Public, record.AKPublic):
+	case !slices.ContainsFunc(v.aks[p.Device], func(ak []byte) bool { return bytes.Equal(p.Input.AK.Public, ak) }):
 		say("it was appraised with another attestation key than the registered one")
 	}
 	if p.Input.Binding.Device != p.Device {
@@ -353,6 +360,9 @@ func (v *verification) baselineOf(p api.Appraisal, product string) []error {
 	}
 	if product != "" && signed.product != product {
 		return []error{fmt.Errorf("its platform baseline is of product %q, its policy of %q", signed.product, product)}
+	}
+	if signed.generation > 0 {
+		v.believe("generation %d of the baseline of %s for profile %s as the one in force when it was used: the server says which was the newest", signed.generation, signed.product, signed.profile)
 	}
 	if record := v.records[p.Device]; record.Device.Profile != signed.profile {
 		v.believe("device %s was appraised with platform profile %s and has %s now", p.Device, signed.profile, record.Device.Profile)

@@ -85,6 +85,10 @@ func (v *verification) decisions() {
 		if !ok || !v.inPeriod(p.At) || v.followed(d) {
 			continue
 		}
+		if !p.Repeats.IsZero() {
+			v.believe("silent devices: stored Evidence of %s proves a wrong state by a newer policy, and its lease had ended by then, so it was restricted and not quarantined; the lease is the server's word", p.Device)
+			continue
+		}
 		if v.r.Coverage.Truncated {
 			v.cannot("appraisal %d proves a wrong state of %s, and its quarantine may have been cut from the report", p.Number, p.Device)
 		} else {
@@ -188,7 +192,7 @@ func (v *verification) coverage() {
 	}
 	affirmed := map[string]bool{}
 	for _, d := range v.verdicts {
-		if d.verdict.Outcome == attestation.Affirmed && v.inPeriod(d.appraisal.At) {
+		if d.verdict.Outcome == attestation.Affirmed && v.inPeriod(d.appraisal.At) && d.appraisal.Repeats.IsZero() {
 			affirmed[d.appraisal.Device] = true
 		}
 	}

@@ -35,7 +35,7 @@ func (v *verification) logged() {
 			continue
 		}
 		switch e.Type {
-		case "verdict.affirmed", "verdict.refused":
+		case "verdict.affirmed", "verdict.refused", "appraisal.repeated":
 			v.loggedVerdict(e)
 		case "quarantine.opened":
 			if id := told(e).Quarantine; id != "" && !quarantines[id] {
@@ -61,7 +61,7 @@ func (v *verification) loggedVerdict(e api.Event) {
 	v.count()
 	d := v.verdicts[number]
 	wants := attestation.Refused
-	if e.Type == "verdict.affirmed" {
+	if e.Type == "verdict.affirmed" || e.Type == "appraisal.repeated" && data.Outcome == attestation.Affirmed {
 		wants = attestation.Affirmed
 	}
 	reasons := d.verdict.Reasons()
@@ -85,9 +85,10 @@ func (v *verification) leftOut(e api.Event, what string) {
 
 // telling is what the data of an event can say about a verdict or a quarantine.
 type telling struct {
-	Appraisal  string          `json:"appraisal"`
-	Quarantine string          `json:"quarantine"`
-	Reasons    []reason.Reason `json:"reasons"`
+	Appraisal  string              `json:"appraisal"`
+	Quarantine string              `json:"quarantine"`
+	Reasons    []reason.Reason     `json:"reasons"`
+	Outcome    attestation.Outcome `json:"outcome"`
 }
 
 // told reads it; of other data nothing is left.

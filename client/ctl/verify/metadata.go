@@ -28,6 +28,7 @@ type state struct {
 	order     []digest.SHA256
 	proven    map[string]provenRelease
 	records   map[string]api.DeviceRecord
+	aks       map[string][][]byte // by device: its attestation key and those before it
 	beacons   map[digest.SHA256]error
 	verdicts  map[int64]decided
 	ids       map[digest.SHA256]int64 // appraisal id -> number
@@ -42,6 +43,7 @@ type signedPolicy struct {
 type signedBaseline struct {
 	reference.Baseline
 	product, profile string
+	generation       uint64 // 0: the offline role signed it
 }
 
 // provenRelease is a release whose publishers, metadata and Reference Values verified.
@@ -81,6 +83,7 @@ func (v *verification) metadata() {
 	for i := len(m.Past) - 1; i >= 0; i-- { // the newest first, so that later decisions are tried first
 		v.past(m.Past[i])
 	}
+	v.signedBaselines()
 }
 
 func (v *verification) rootChain() bool {
@@ -180,7 +183,7 @@ func (v *verification) take(path string, data []byte, version int64, past bool) 
 			return err
 		}
 		product, profile, _ := strings.Cut(rest, "/")
-		v.baselines[sum] = append(v.baselines[sum], signedBaseline{b, product, profile})
+		v.baselines[sum] = append(v.baselines[sum], signedBaseline{Baseline: b, product: product, profile: profile})
 	}
 	return nil
 }

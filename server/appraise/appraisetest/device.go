@@ -30,6 +30,7 @@ type Device struct {
 	Log      *evidencetest.LogBuilder
 	Regs     map[int]digest.SHA256
 	Clock    quote.Clock
+	Firmware uint64      // of its TPM
 	Claims   wire.Claims // Timestamp, DirectorVersion and Challenge follow the answers
 	Known    bool        // the device sends the log only when it is asked to
 }
@@ -40,7 +41,8 @@ func (w *World) Enrolled(t testing.TB, label, release string, change ...func(*fl
 	d := &Device{
 		t: t, w: w, ID: identity.DeviceIDOf([]byte(label)).String(), AK: evidencetest.NewAK(evidencetest.Seed("ak " + label)),
 		TLS: evidencetest.NewTLSKey(evidencetest.Seed("tls " + label)), Clock: quote.Clock{ResetCount: 3, RestartCount: 1, Clock: 1000, Safe: true},
-		Claims: wire.Claims{Version: wire.ClaimsVersion, ImageRoot: 1, DirectorRoot: 1, Counter: &wire.Counter{Index: 100}},
+		Firmware: 1,
+		Claims:   wire.Claims{Version: wire.ClaimsVersion, ImageRoot: 1, DirectorRoot: 1, Counter: &wire.Counter{Index: 100}},
 	}
 	d.Reconnect("first")
 	row := fleet.Device{
@@ -114,7 +116,7 @@ func (d *Device) Evidence(b attestation.Binding, withLog bool) jsontext.Value {
 		quoted[pcr] = d.Regs[pcr]
 		e.PCRs = append(e.PCRs, attestation.PCR{Index: pcr, Value: d.Regs[pcr]})
 	}
-	e.Quote, e.Signature = d.AK.Quote(evidencetest.QuoteSpec{ExtraData: extra[:], Clock: d.Clock, Firmware: 1, PCRs: quoted})
+	e.Quote, e.Signature = d.AK.Quote(evidencetest.QuoteSpec{ExtraData: extra[:], Clock: d.Clock, Firmware: d.Firmware, PCRs: quoted})
 	if withLog {
 		e.Log = d.Log.Bytes()
 	}

@@ -25,6 +25,7 @@ import (
 
 	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/artifacts/tufrepo"
+	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/evidencetest"
 	"github.com/cordon-ota/cordon/attestation/reference"
@@ -58,6 +59,7 @@ type World struct {
 	Root       []byte // of the Director repository
 	Service    *appraise.Service
 	Log        *slog.Logger
+	Cache      *attestation.Cache // of every Service of the world
 
 	mu       sync.Mutex
 	now      time.Time
@@ -69,7 +71,7 @@ type World struct {
 // New makes a world with product lamp, its policy, a platform baseline, a first beacon, and no release.
 func New(t testing.TB) *World {
 	t.Helper()
-	w := &World{t: t, now: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC), Log: slog.New(slog.DiscardHandler)}
+	w := &World{t: t, now: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC), Log: slog.New(slog.DiscardHandler), Cache: attestation.NewCache(64)}
 	var err error
 	w.Store, err = store.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "state.db"), w.Log)
 	must(t, err)
@@ -100,7 +102,9 @@ func New(t testing.TB) *World {
 
 // ServiceWith is the poll service over another store: one that fails, for example.
 func (w *World) ServiceWith(s appraise.Store) *appraise.Service {
-	return appraise.New(s, w.Catalog, w.Challenges, w.Director, w.CA, Settings, w.Now, w.Log)
+	set := Settings
+	set.Cache = w.Cache
+	return appraise.New(s, w.Catalog, w.Challenges, w.Director, w.CA, set, w.Now, w.Log)
 }
 
 func (w *World) directorAndCA() {
@@ -198,6 +202,7 @@ func (w *World) Publish(version string, counter uint64, change ...func(*reposito
 			Product: Product, Version: version, Counter: counter,
 			Components: []artifacts.Component{{
 				Name: "system", HardwareIDs: []string{Hardware}, SHA256: Image(name), Length: int64(len(Bytes(name))), Installer: "uki",
+				ReferenceValues: digest.Of([]byte("values of " + name)),
 			}},
 		}},
 	}

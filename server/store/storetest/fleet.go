@@ -23,7 +23,12 @@ func fleetContracts() []contract {
 		{"KeepsQuarantines", keepsQuarantines},
 		{"KeepsApprovals", keepsApprovals},
 		{"KeepsAppraisals", keepsAppraisals},
+		{"KeepsRepetitions", keepsRepetitions},
+		{"FindsOutdatedDevices", findsOutdatedDevices},
 		{"KeepsUpdates", keepsUpdates},
+		{"KeepsBaselines", keepsBaselines},
+		{"KeepsObservations", keepsObservations},
+		{"KeepsDenials", keepsDenials},
 		{"KeepsInventory", keepsInventory},
 		{"KeepsOrders", keepsOrders},
 	}
@@ -49,6 +54,8 @@ func fullDevice(id string) fleet.Device {
 	d.Counter = &counter
 	d.LastPoll, d.LastAnswer, d.SeenAt = sum("poll", id), []byte("{}"), at(7)
 	d.Segment, d.Epoch = fleet.Production, math.MaxInt64
+	d.Grounds = sum("grounds", id)
+	d.EKPublic, d.EKIssuers = []byte{0x30, 1}, []string{"00ff", "aa"}
 	return d
 }
 

@@ -40,6 +40,9 @@ func putters() map[store.Table]func(detail string) store.Write {
 		store.Settings: func(detail string) store.Write {
 			return store.PutSetting{Name: "k", Value: []byte(detail)}
 		},
+		store.Denials: func(string) store.Write {
+			return store.PutDenial{Denial: fleet.Denial{ID: "k", By: "ada", At: noon}}
+		},
 		store.Checkpoints: func(detail string) store.Write {
 			return store.PutCheckpoint{Checkpoint: store.Checkpoint{Name: "k", Size: 1, Root: sum(detail), Note: []byte(detail), At: noon}}
 		},

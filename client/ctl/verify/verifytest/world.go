@@ -60,6 +60,7 @@ type World struct {
 	Appraisals []api.Appraisal
 	Logs       map[string][]byte // event logs
 	Log        Log               // the audit log
+	Platform   *ecdsa.PrivateKey // the baseline signer of Product
 
 	ca, holder, publisher        *ecdsa.PrivateKey
 	caCert                       *x509.Certificate
@@ -83,7 +84,7 @@ func NewWithoutLog() *World { return build(false) }
 
 func build(log bool) *World {
 	w := &World{Metadata: map[string][]byte{}, Statements: map[string][]byte{}, Logs: map[string][]byte{}}
-	w.ca, w.holder, w.publisher, w.ReportKey = ecKey(), ecKey(), ecKey(), ecKey()
+	w.ca, w.holder, w.publisher, w.ReportKey, w.Platform = ecKey(), ecKey(), ecKey(), ecKey(), ecKey()
 	w.timestamp1, w.timestamp2, w.rest = edKey(), edKey(), edKey()
 	w.caCert, _ = w.issue(&x509.Certificate{
 		Subject: pkix.Name{CommonName: "server CA"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
@@ -158,6 +159,7 @@ func (w *World) ceremony() {
 	base := artifacts.Policy{
 		Version: artifacts.PolicyVersion, Product: Product, Threshold: 1,
 		Publishers: []artifacts.Publisher{{Name: "ci", KeyPEM: publicPEM(w.publisher.Public())}},
+		Baselines:  &artifacts.BaselinePolicy{Threshold: 1, Signers: []artifacts.Publisher{{Name: "platform", KeyPEM: publicPEM(w.Platform.Public())}}},
 	}
 	w.policies = [2]artifacts.Policy{base, base}
 	w.policies[1].Withdrawn = []digest.SHA256{w.Releases[0].Release.Components[0].SHA256}

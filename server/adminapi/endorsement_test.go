@@ -1,0 +1,148 @@
+package adminapi_test
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/cordon-ota/cordon/attestation/reason"
+	"github.com/cordon-ota/cordon/client/api"
+	"github.com/cordon-ota/cordon/server/audit"
+	"github.com/cordon-ota/cordon/server/fleet"
+)
+
+const leaked = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+func TestOneDeniesAndTwoOthersLift(t *testing.T) {
+	t.Parallel()
+	a := newAdmin(t)
+	ann, bob, cid := a.person("ann", api.RoleOperator), a.person("bob", api.RoleOperator), a.person("cid", api.RoleOperator)
+	swept := 0
+	a.api.Sweep = func() { swept++ }
+	n, err := ann.DenyEndorsement(t.Context(), api.DenialRequest{Key: strings.ToUpper(leaked), Why: "sold at an auction"})
+	if err != nil || n.Key != leaked || n.By != "ann" || n.LiftedAt != nil || swept != 1 {
+		t.Fatalf("got %+v, %v, swept %d times", n, err, swept)
+	}
+	_, err = bob.DenyEndorsement(t.Context(), api.DenialRequest{Key: leaked, Why: "the same again"})
+	wantReason(t, "the same TPMs", err, reason.Conflict)
+	_, err = ann.LiftEndorsement(t.Context(), n.ID)
+	wantReason(t, "who denied lifts", err, reason.SamePerson)
+	if n, err = bob.LiftEndorsement(t.Context(), n.ID); err != nil || n.LiftedAt != nil || len(n.Approvals) != 1 {
+		t.Errorf("one person: got %+v, %v", n, err)
+	}
+	_, err = bob.LiftEndorsement(t.Context(), n.ID)
+	wantReason(t, "the same person twice", err, reason.SamePerson)
+	if list, err := a.Store.DenialsInForce(t.Context()); err != nil || len(list) != 1 {
+		t.Fatalf("one person lifted it: %+v, %v", list, err)
+	}
+	if n, err = cid.LiftEndorsement(t.Context(), n.ID); err != nil || n.LiftedAt == nil || len(n.Approvals) != 2 {
+		t.Errorf("two people: got %+v, %v", n, err)
+	}
+	if list, err := a.Store.DenialsInForce(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("still in force: %+v, %v", list, err)
+	}
+	_, err = cid.LiftEndorsement(t.Context(), n.ID)
+	wantReason(t, "lifted already", err, reason.Conflict)
+	page, err := ann.Denials(t.Context())
+	if err != nil || len(page.Items) != 1 || page.Items[0].Why != "sold at an auction" {
+		t.Errorf("list: got %+v, %v", page, err)
+	}
+	events, err := a.Store.LastEvents(t.Context(), n.ID, 10)
+	var kinds []string
+	for _, e := range events {
+		kinds = append(kinds, e.Type)
+	}
+	want := audit.EndorsementLifted + " " + audit.EndorsementApproved + " " + audit.EndorsementApproved + " " + audit.EndorsementDenied
+	if err != nil || strings.Join(kinds, " ") != want {
+		t.Errorf("events %v, %v, want %s", kinds, err, want)
+	}
+}
+
+// The yes of somebody whose account was disabled since does not count: his token may have been stolen.
+func TestApprovalOfADisabledPersonDoesNotLift(t *testing.T) {
+	t.Parallel()
+	a := newAdmin(t)
+	ann, bob, cid, dan := a.person("ann", api.RoleOperator), a.person("bob", api.RoleOperator), a.person("cid", api.RoleOperator), a.person("dan", api.RoleAdmin)
+	n, err := ann.DenyEndorsement(t.Context(), api.DenialRequest{Issuer: "aa:BB", Why: "x"})
+	if err != nil || n.Issuer != "aabb" {
+		t.Fatalf("got %+v, %v", n, err)
+	}
+	if _, err := bob.LiftEndorsement(t.Context(), n.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := dan.RemovePerson(t.Context(), "bob"); err != nil {
+		t.Fatal(err)
+	}
+	if n, err = cid.LiftEndorsement(t.Context(), n.ID); err != nil || n.LiftedAt != nil {
+		t.Errorf("got %+v, %v", n, err)
+	}
+}
+
+func TestDenialsAreCheckedAndProtected(t *testing.T) {
+	t.Parallel()
+	a := newAdmin(t)
+	ann := a.person("ann", api.RoleOperator)
+	for name, req := range map[string]api.DenialRequest{
+		"nothing named":        {Why: "x"},
+		"no why":               {Key: leaked},
+		"two ways":             {Key: leaked, Issuer: "aa", Why: "x"},
+		"serial alone":         {Serial: "01", Why: "x"},
+		"manufacturer alone":   {Manufacturer: "id:49465800", Why: "x"},
+		"firmware upside down": {Manufacturer: "id:49465800", FirmwareFrom: "9", FirmwareTo: "1", Why: "x"},
+		"firmware in words":    {Manufacturer: "id:49465800", FirmwareTo: "all", Why: "x"},
+		"short key":            {Key: "aabb", Why: "x"},
+	} {
+		_, err := ann.DenyEndorsement(t.Context(), req)
+		wantReason(t, name, err, reason.RequestMalformed)
+	}
+	n, err := ann.DenyEndorsement(t.Context(), api.DenialRequest{Manufacturer: "id:49465800", FirmwareFrom: "0x0007003E", FirmwareTo: "ffffffffffffffff", Why: "x"})
+	if err != nil || n.FirmwareFrom != "000000000007003e" || n.FirmwareTo != "ffffffffffffffff" {
+		t.Errorf("got %+v, %v", n, err)
+	}
+	for role, may := range map[string]bool{api.RoleAuditor: true, api.RoleAdmin: true, api.RoleCI: false} {
+		p := a.person("p-"+role, role)
+		_, err := p.DenyEndorsement(t.Context(), api.DenialRequest{Key: leaked, Why: "x"})
+		wantReason(t, role+" denies", err, reason.PermissionDenied)
+		_, err = p.LiftEndorsement(t.Context(), n.ID)
+		wantReason(t, role+" lifts", err, reason.PermissionDenied)
+		if _, err = p.Denials(t.Context()); (err == nil) != may {
+			t.Errorf("%s reads: %v", role, err)
+		}
+	}
+	if status, _, body := a.send(http.MethodPost, "/api/v1/endorsement-denials/d-none/lift", a.tokens["ann"], nil, ""); status != http.StatusNotFound {
+		t.Errorf("unknown denial: got %d %s", status, body)
+	}
+}
+
+// V-20: without a certificate a person's word is not enough, and makes no more than the lowest tier of a TPM.
+func TestApprovalOfABareDeviceNeedsAToken(t *testing.T) {
+	t.Parallel()
+	a := newAdmin(t)
+	claimable(a)
+	oscar := a.person("oscar", api.RoleOperator)
+	pending := func(by string) func(*fleet.Device) {
+		return func(d *fleet.Device) {
+			*d = fleet.Device{ID: d.ID, Lifecycle: fleet.Pending, Standing: fleet.Unproven, EKSPKI: d.EKSPKI, TLSKey: d.TLSKey, EnrolledAt: d.EnrolledAt,
+				Segment: fleet.Restricted, EKPublic: []byte("key"), AdmittedBy: by, Product: map[string]string{"token": "lamp"}[by]}
+		}
+	}
+	entry := api.InventoryEntry{Product: "lamp", HardwareID: "rev-a", Profile: "board"}
+	entry.Device = a.device("alone", pending(""))
+	_, err := oscar.ApproveDevice(t.Context(), entry)
+	wantReason(t, "without a token", err, reason.ApprovalRequired)
+	key := sha256.Sum256([]byte("denied key"))
+	entry.Device = a.device("denied", func(d *fleet.Device) { pending("token")(d); d.EKPublic = []byte("denied key") })
+	n, err := oscar.DenyEndorsement(t.Context(), api.DenialRequest{Key: hex.EncodeToString(key[:]), Why: "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = oscar.ApproveDevice(t.Context(), entry)
+	wantReason(t, "denied by "+n.ID, err, reason.EKRevoked)
+	entry.Device = a.device("vouched", pending("token"))
+	got, err := oscar.ApproveDevice(t.Context(), entry)
+	if err != nil || got.Lifecycle != string(fleet.Active) || got.Tier != fleet.TierBare || got.AdmittedBy != "approval:oscar" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
