@@ -14,6 +14,7 @@ import (
 
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/attestation/evidencetest"
 )
 
 func goodEvidence() attestation.Evidence {
@@ -213,6 +214,7 @@ func FuzzDecodeEvidence(f *testing.F) {
 	f.Add(good)
 	f.Add([]byte(`{"version":1,"quote":"AA==","signature":"AA==","pcrs":[{"index":0,"sha256":"` + strings.Repeat("0", 64) + `"}],"log_digest":"` + strings.Repeat("1", 64) + `"}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		evidencetest.Bounded(t, len(b), func() { _, _ = attestation.DecodeEvidence(b) })
 		e, err := attestation.DecodeEvidence(b)
 		if err != nil {
 			if !errors.Is(err, attestation.ErrMalformed) && !errors.Is(err, attestation.ErrTooLarge) {

@@ -12,6 +12,7 @@ import (
 type Observation struct {
 	Evidence digest.SHA256 `json:"evidence"`           // as in Verdict
 	Release  string        `json:"release,omitempty"`  // the expected release that it booted
+	Firmware uint64        `json:"firmware,omitzero"`  // version of its TPM's firmware; set only when it is Sound
 	Findings []Finding     `json:"findings,omitempty"` // what is wrong beside the platform; an Observation with one counts for nothing
 }
 
@@ -35,5 +36,9 @@ func Observe(in Input) (Observation, error) {
 	if err != nil {
 		return Observation{}, err
 	}
-	return Observation{Evidence: v.Evidence, Release: v.Release, Findings: v.Findings}, nil
+	seen := Observation{Evidence: v.Evidence, Release: v.Release, Findings: v.Findings}
+	if v.Accepted != nil {
+		seen.Firmware = v.Accepted.Firmware
+	}
+	return seen, nil
 }

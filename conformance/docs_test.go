@@ -304,6 +304,7 @@ func TestCommandsOfThePagesHaveTheirFlags(t *testing.T) {
 	t.Parallel()
 	folders := map[string][]string{
 		"cordon-sign": {"signer"}, "cordond": {"server/app"}, "cordon-agent": {"client/agent"}, "cordonctl": {"client/ctl"},
+		"conformance": {"conformance", "conformance/device"},
 	}
 	flags := regexp.MustCompile(`--([a-z][a-z0-9-]*)`)
 	for _, path := range pages(t) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -171,8 +172,8 @@ func (k *keeper) close() {
 	}
 }
 
-// agentInstaller is the one that cordon-agent has.
-const agentInstaller = "ab"
+// agentInstallers are the kinds that cordon-agent has, as client/installer names them.
+var agentInstallers = [...]string{"ab", "rauc", "script", "swupdate", "uki"}
 
 func (p *publishFlags) load() error {
 	if err := p.keyless.check(p.key); err != nil {
@@ -191,8 +192,9 @@ func (p *publishFlags) load() error {
 		if err != nil {
 			return err
 		}
-		if s.Installer != agentInstaller {
-			fmt.Fprintf(os.Stderr, "warning: component %s: the agent of this build installs %s only; a device needs its own client for installer=%s\n", s.Name, agentInstaller, s.Installer)
+		if !slices.Contains(agentInstallers[:], s.Installer) {
+			fmt.Fprintf(os.Stderr, "warning: component %s: cordon-agent has the installers %s; a device needs its own client for installer=%s\n",
+				s.Name, strings.Join(agentInstallers[:], ", "), s.Installer)
 		}
 		p.options.Components = append(p.options.Components, s)
 	}

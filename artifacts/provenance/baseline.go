@@ -35,6 +35,7 @@ func VerifyBaseline(bundles [][]byte, policy artifacts.Policy, opts Options) (Ba
 	if err != nil {
 		return BaselineResult{}, err
 	}
+	v.who = "baseline signer"
 	payload, names, refusals := v.all(bundles, signers.Threshold)
 	res := BaselineResult{Signers: names, Refusals: refusals}
 	for i := range res.Refusals {

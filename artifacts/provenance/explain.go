@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -201,7 +200,7 @@ func (v *verifier) explainIdentity(b *bundle.Bundle) error {
 	}
 	_, err = identify(leaf, v.keyless)
 	if err == nil {
-		err = errors.New("its certificate is of no publisher of the policy")
+		err = fmt.Errorf("its certificate is of no %s of the policy", v.who)
 	}
 	return err
 }

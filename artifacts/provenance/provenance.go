@@ -83,7 +83,7 @@ func VerifyAll(bundles [][]byte, policy artifacts.Policy, opts Options) (Result,
 // publishers must be among them. The payload counts only without refusals.
 func (v *verifier) all(bundles [][]byte, threshold int) (payload []byte, signers []string, refusals []artifacts.Refusal) {
 	if len(bundles) < 1 || len(bundles) > MaxBundles {
-		return nil, nil, []artifacts.Refusal{refusal("there are %d bundles, want 1 to %d: sign it with a publisher of the policy", len(bundles), MaxBundles)}
+		return nil, nil, []artifacts.Refusal{refusal("there are %d bundles, want 1 to %d: sign it with a %s of the policy", len(bundles), MaxBundles, v.who)}
 	}
 	for i, b := range bundles {
 		signed, err := v.verify(b)
@@ -103,7 +103,7 @@ func (v *verifier) all(bundles [][]byte, threshold int) (payload []byte, signers
 	}
 	slices.Sort(signers)
 	if len(signers) < threshold {
-		refusals = append(refusals, refusal("%d of the %d different publishers that the policy asks for have signed %q: add the bundles of others", len(signers), threshold, signers))
+		refusals = append(refusals, refusal("%d of the %d different %ss that the policy asks for have signed %q: add the bundles of others", len(signers), threshold, v.who, signers))
 	}
 	return payload, signers, refusals
 }

@@ -40,8 +40,8 @@ type stack struct {
 	trustedRootJSON []byte
 }
 
-func must[T any](v T, err error) func(*testing.T) T {
-	return func(t *testing.T) T {
+func must[T any](v T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
@@ -59,7 +59,7 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 	return key
 }
 
-func newStack(t *testing.T) *stack {
+func newStack(t testing.TB) *stack {
 	t.Helper()
 	s := &stack{virtual: must(ca.NewVirtualSigstore())(t), ctKey: newKey(t)}
 	var rootKey *ecdsa.PrivateKey
@@ -74,7 +74,7 @@ func newStack(t *testing.T) *stack {
 	return s
 }
 
-func (s *stack) trust(t *testing.T) []byte {
+func (s *stack) trust(t testing.TB) []byte {
 	t.Helper()
 	authority := &root.FulcioCertificateAuthority{
 		Root: s.caRoot, Intermediates: []*x509.Certificate{s.caCert}, URI: "https://ca.example",
@@ -95,7 +95,7 @@ func (s *stack) trust(t *testing.T) []byte {
 	return must(tr.MarshalJSON())(t)
 }
 
-func (s *stack) ctLogID(t *testing.T) [32]byte {
+func (s *stack) ctLogID(t testing.TB) [32]byte {
 	t.Helper()
 	return sha256.Sum256(must(x509.MarshalPKIXPublicKey(s.ctKey.Public()))(t))
 }

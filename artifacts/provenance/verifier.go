@@ -23,6 +23,7 @@ import (
 // verifier holds one policy, ready for use.
 type verifier struct {
 	read    reader
+	who     string // what a signer is called: "publisher", "baseline signer"
 	product string
 	keyed   map[string]string // hint -> publisher
 	keyless []artifacts.Publisher
@@ -69,7 +70,7 @@ func newVerifier(policy artifacts.Policy, read reader, opts Options) (*verifier,
 	if err != nil {
 		return nil, err
 	}
-	v := &verifier{read: read, product: policy.Product, keyed: map[string]string{}}
+	v := &verifier{read: read, who: "publisher", product: policy.Product, keyed: map[string]string{}}
 	if tr != nil {
 		v.trusted = tr
 	}
@@ -186,14 +187,14 @@ func (v *verifier) verifySigner(b *bundle.Bundle, subjects verify.ArtifactPolicy
 func (v *verifier) verifyKeyed(b *bundle.Bundle, hint string, subjects verify.ArtifactPolicyOption) (string, error) {
 	publisher, ok := v.keyed[ownHint(hint)]
 	if !ok {
-		return "", fmt.Errorf("it was signed with the key %.80q, which is no publisher of the policy (%s): sign with one of those, or add the key with 'cordon-sign product set'", hint, v.knownKeys())
+		return "", fmt.Errorf("it was signed with the key %.80q, which is no %s of the policy (%s): sign with one of those, or add the key with 'cordon-sign product set'", hint, v.who, v.knownKeys())
 	}
 	sigstore, err := verify.NewVerifier(v.keys, verify.WithNoObserverTimestamps(), verify.WithoutStatementPredicate())
 	if err != nil {
 		return "", fmt.Errorf("cannot prepare verification: %w", err)
 	}
 	if _, err := sigstore.Verify(b, verify.NewPolicy(subjects, verify.WithKey())); err != nil {
-		return "", fmt.Errorf("it names the key of publisher %q, but %w", publisher, explainKeyed(err))
+		return "", fmt.Errorf("it names the key of %s %q, but %w", v.who, publisher, explainKeyed(err))
 	}
 	return publisher, nil
 }
@@ -212,7 +213,7 @@ func (v *verifier) knownKeys() string {
 
 func (v *verifier) verifyKeyless(b *bundle.Bundle, subjects verify.ArtifactPolicyOption) (string, error) {
 	if len(v.keyless) == 0 {
-		return "", errors.New("it was signed with a certificate, and the policy names publishers with keys only: sign with one of those keys")
+		return "", fmt.Errorf("it was signed with a certificate, and the policy names %ss with keys only: sign with one of those keys", v.who)
 	}
 	if v.trusted == nil {
 		return "", fmt.Errorf("it was signed with a certificate, and there is no %s to check that with: let the offline role add it as a target", artifacts.TrustedRootPath)

@@ -64,9 +64,16 @@ func learned(registers map[int]digest.SHA256) reference.Baseline {
 	return reference.LearnBaseline(Profile, registers)
 }
 
-// Boot makes the device boot release: a new log, new registers, a reset, and no change to what is expected.
+// Boot makes the device boot release: a new log, new registers, a reset, and no change to what is expected. A release that
+// is expected has the values that are expected of it.
 func (s *Scenario) Boot(release string, tweaks ...Tweak) {
-	s.Log = DirectUKI(Release(release), tweaks...)
+	values := Release(release)
+	for _, e := range s.Expected {
+		if e.Release == release && len(e.Values.PCRs) > 0 {
+			values = e.Values
+		}
+	}
+	s.Log = DirectUKI(values, tweaks...)
 	s.Registers = s.Log.PCRs()
 	s.Clock.ResetCount++
 	s.Clock.Clock += 1000

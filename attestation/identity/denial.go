@@ -96,10 +96,13 @@ func (d Denial) Validate() error {
 
 func hexField(name, s string, least, most int) error {
 	b, err := hex.DecodeString(s)
-	if err != nil || len(b) < least || len(b) > most || hex.EncodeToString(b) != s {
-		return fmt.Errorf("%w: %s is not %d to %d bytes of lower-case hex", ErrDenial, name, least, most)
+	if err == nil && len(b) >= least && len(b) <= most && hex.EncodeToString(b) == s {
+		return nil
 	}
-	return nil
+	if least == most {
+		return fmt.Errorf("%w: %s is not %d bytes of lower-case hex", ErrDenial, name, most)
+	}
+	return fmt.Errorf("%w: %s is not %d to %d bytes of lower-case hex", ErrDenial, name, least, most)
 }
 
 // Denied returns the first denial of list that names ek. firmware is the version that the TPM's quotes carry; 0 means

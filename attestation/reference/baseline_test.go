@@ -214,6 +214,7 @@ func FuzzDecodeBaseline(f *testing.F) {
 		f.Add(doc)
 	}
 	f.Fuzz(func(t *testing.T, doc []byte) {
+		evidencetest.Bounded(t, len(doc), func() { _, _ = reference.DecodeBaseline(doc) })
 		b, err := reference.DecodeBaseline(doc)
 		if err != nil {
 			return

@@ -206,6 +206,9 @@ func notLoader(err error) error {
 func (im *image) loader() (string, error) {
 	const remedy = "; known is systemd-boot " + loaderVersion + ": give that one, or start the image without a loader"
 	text, ok, err := im.magic()
+	if err == nil && !ok {
+		text, ok, err = im.magicBehind()
+	}
 	if err != nil {
 		return "", err
 	}
@@ -220,4 +223,25 @@ func (im *image) loader() (string, error) {
 		return "", fmt.Errorf("%w with this boot loader: it is %s%s", ErrUnpredictable, m[1], remedy)
 	}
 	return string(m[1]), nil
+}
+
+// magicBegin is how systemd's programs begin to say what they are.
+const magicBegin = "#### LoaderInfo: "
+
+// magicBehind reads what a boot loader says it is behind its last section, where Debian 12 has it in the one for arm64: the
+// section table ends too early there. A text that is there twice says nothing.
+func (im *image) magicBehind() (text []byte, ok bool, err error) {
+	end := im.headers
+	for _, s := range im.sections {
+		end = max(end, s.offset+s.raw)
+	}
+	b, err := readAt(im.r, end, int(im.size-im.certs-end)) // a loader has MaxLoaderBytes
+	if err != nil || bytes.Count(b, []byte(magicBegin)) != 1 {
+		return nil, false, err
+	}
+	b = b[bytes.Index(b, []byte(magicBegin)):]
+	if zero := bytes.IndexByte(b, 0); zero >= 0 {
+		b = b[:zero]
+	}
+	return b, len(b) <= maxMagic, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/eventlog"
 	"github.com/cordon-ota/cordon/attestation/eventlog/eventlogtest"
+	"github.com/cordon-ota/cordon/attestation/evidencetest"
 	"github.com/cordon-ota/cordon/attestation/reference"
 )
 
@@ -276,6 +277,7 @@ func FuzzDecodeChain(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		evidencetest.Bounded(t, len(b), func() { _, _ = reference.DecodeChain(b) })
 		c, err := reference.DecodeChain(b)
 		if err != nil {
 			return
@@ -302,6 +304,11 @@ func FuzzExtractChain(f *testing.F) {
 		f.Add(l.Bytes)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
+		evidencetest.Bounded(t, len(b), func() {
+			if log, err := eventlog.Parse(b); err == nil {
+				_, _ = reference.ExtractChain(log)
+			}
+		})
 		log, err := eventlog.Parse(b)
 		if err != nil {
 			return

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/attestation/evidencetest"
 	"github.com/cordon-ota/cordon/attestation/reference"
 )
 
@@ -126,6 +127,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add(encoded(f, predict(f, uki())))
 	f.Add(encoded(f, baseline()))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		evidencetest.Bounded(t, len(b), func() { _, _ = reference.Decode(b) })
 		if v, err := reference.Decode(b); err == nil {
 			again, err := reference.Decode(encoded(t, v))
 			if err != nil || !cmp.Equal(v, again) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/eventlog"
+	"github.com/cordon-ota/cordon/attestation/evidencetest"
 	"github.com/cordon-ota/cordon/attestation/reference"
 )
 
@@ -359,6 +360,7 @@ func FuzzPredictUKI(f *testing.F) {
 	f.Add(buildPE(false, small, []byte("certificates")))
 	f.Add([]byte(strings.Repeat("MZ", 64)))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		evidencetest.Bounded(t, len(b), func() { _, _ = reference.PredictUKI(bytes.NewReader(b), int64(len(b))) })
 		v, err := reference.PredictUKI(bytes.NewReader(b), int64(len(b)))
 		if err != nil {
 			return

@@ -15,6 +15,7 @@ import (
 
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/eventlog"
+	"github.com/cordon-ota/cordon/attestation/evidencetest"
 	"github.com/cordon-ota/cordon/attestation/reference"
 )
 
@@ -407,8 +408,10 @@ func FuzzPredictWithLoader(f *testing.F) {
 	f.Add(buildPE(true, small, nil))
 	f.Add(buildPE(false, small, []byte("certificates")))
 	f.Add([]byte(strings.Repeat("MZ", 64)))
+	f.Add(behind(magicText))
 	im := uki()
 	f.Fuzz(func(t *testing.T, b []byte) {
+		evidencetest.Bounded(t, len(b), func() { _, _ = reference.Predict(reference.SourceOf(im), with252(b)) })
 		v, err := reference.Predict(reference.SourceOf(im), with252(b))
 		if err != nil {
 			return

@@ -106,6 +106,8 @@ func newRoot(o *options) *cobra.Command {
 		&cobra.Command{Use: "status", Short: "Print what the state directory says; nothing is contacted", Args: cobra.NoArgs,
 			RunE: func(*cobra.Command, []string) error { return o.status() }},
 		&cobra.Command{Use: "rotate-ak", Short: "Replace the attestation key by its next generation, which the one in use certifies", Args: cobra.NoArgs,
+			Long: "Replace the attestation key by its next generation, which the one in use certifies. Stop the agent first: one\n" +
+				"process at a time uses a state directory. It takes --trust, --tpm and --state as the agent does.",
 			RunE: func(cmd *cobra.Command, _ []string) error { return o.rotate(cmd.Context()) }},
 		&cobra.Command{Use: "doctor", Short: "Check one by one what the agent needs, and say what to do", Args: cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error { return o.doctor(cmd.Context()) }},

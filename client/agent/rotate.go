@@ -20,7 +20,7 @@ func (o *options) rotate(ctx context.Context) error {
 	return o.withClient(func(c *client.Client) error {
 		e, err := c.RotateAK(ctx)
 		if err != nil {
-			return undecided(diskHint(err, "the device must be enrolled; run the agent, or this again: both finish what was begun"), err)
+			return undecided(diskHint(err, "the device must be enrolled, and may rotate four times an hour; run the agent, or this again later: both finish what was begun"), err)
 		}
 		out := rotated{Device: c.DeviceID().String(), Rotated: e.Lifecycle != ""}
 		if out.Rotated { // why a device is pending is no refusal of its key

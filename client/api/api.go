@@ -161,6 +161,16 @@ type Device struct {
 	// ReappraisalDue: it was affirmed by a policy or baseline that has been replaced since, and gets nothing new until its
 	// Evidence has been appraised again.
 	ReappraisalDue bool `json:"reappraisal_due,omitempty"`
+	// Endorsement is there when one device was asked for, not in lists.
+	Endorsement *Endorsement `json:"endorsement,omitempty"`
+}
+
+// Endorsement is what a denial can name the TPM of a device by, in the form that DenialRequest takes.
+type Endorsement struct {
+	Key      digest.SHA256 `json:"key"`                // SHA-256 of the endorsement key's SubjectPublicKeyInfo
+	Serial   string        `json:"serial,omitempty"`   // of its certificate
+	Issuers  []string      `json:"issuers,omitempty"`  // key identifiers, that of the certificate's issuer first
+	Firmware string        `json:"firmware,omitempty"` // as the last accepted quote shows it, in hex
 }
 
 // Quarantine is an open or ended quarantine.

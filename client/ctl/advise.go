@@ -64,6 +64,7 @@ var advice = [...]struct {
 	{witness.ErrState, undecided, "one process uses a state directory at a time; never put an older copy of it back: begin with a new key instead"},
 	{errDisagree, refused, "look at the devices that differ and leave those out by name that must not count: --exclude; or wait until more devices have polled, or ask for fewer with --devices"},
 	{artifacts.ErrBaseline, undecided, "check that cordond is not older than cordonctl"},
+	{errUnsigned, usage, "a baseline signer signs it first: cordon-sign baseline sign FILE --key SIGNER.pem --out BUNDLE; upload the bundle"},
 	{provenance.ErrNoStatement, usage, "give the bundle that 'cordon-sign baseline sign' wrote"},
 	{errExists, refused, "choose another name, or give --force where the command has it"},
 	{errLarge, usage, "no file of the kind that this command reads is so large: check the path"},

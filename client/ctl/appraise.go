@@ -17,7 +17,6 @@ import (
 	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
-	"github.com/cordon-ota/cordon/attestation/identity"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/attestation/reference"
 	"github.com/cordon-ota/cordon/client/api"
@@ -109,14 +108,14 @@ func fromReport(path, name string) (question, error) {
 			return question{from: "the report", record: p, logs: report.Logs, releases: report.Releases}, nil
 		}
 	}
-	return question{}, fmt.Errorf("%w: the report has no appraisal %d", errUsage, number)
+	return question{}, fmt.Errorf("%w: the report has no appraisal %d; 'cordonctl appraise list %s' shows what it has", errUsage, number, path)
 }
 
 // fromServer fetches an appraisal. One that was asked for by its id must be the one of that id.
 func (a *app) fromServer(ctx context.Context, name string) (question, error) {
 	id, err := digest.Parse(name)
 	if number, numberErr := strconv.ParseInt(name, 10, 64); err != nil && (numberErr != nil || number < 1) {
-		return question{}, fmt.Errorf("%w: %q is neither the id nor the number of an appraisal", errUsage, name)
+		return question{}, fmt.Errorf("%w: %q is neither the id nor the number of an appraisal; behind a report give the number, too", errUsage, name)
 	}
 	client, err := a.server.client()
 	if err != nil {
@@ -305,47 +304,4 @@ func (q question) policy(b []byte) (attestation.Policy, error) {
 	}
 	slices.SortFunc(policy.RevokedBoot, func(x, y digest.SHA256) int { return bytes.Compare(x[:], y[:]) })
 	return policy, nil
-}
-
-func (a *app) appraiseList() *cobra.Command {
-	c := &cobra.Command{Use: "list DEVICE", Short: "List the stored appraisals of a device, the newest first", Args: cobra.ExactArgs(1)}
-	limit := c.Flags().Int("limit", 50, "at most `N` appraisals")
-	c.RunE = a.run("list the appraisals", func(ctx context.Context, args []string) error {
-		id, err := identity.ParseDeviceID(args[0])
-		if err != nil {
-			return fmt.Errorf("%q: %w", args[0], err)
-		}
-		client, err := a.server.client()
-		if err != nil {
-			return err
-		}
-		list := []api.AppraisalSummary{}
-		for p, err := range api.All(ctx, func(ctx context.Context, after string) (api.Page[api.AppraisalSummary], error) {
-			return client.Appraisals(ctx, id.String(), after)
-		}) {
-			if err != nil {
-				return err
-			}
-			if len(list) == *limit {
-				break
-			}
-			list = append(list, p)
-		}
-		return a.print(list, func(w io.Writer) error {
-			var rows [][]string
-			for _, p := range list {
-				what := p.Release
-				if len(p.Reasons) > 0 {
-					what = words(p.Reasons)
-				}
-				kind := "new quote"
-				if !p.Repeats.IsZero() {
-					kind = "stored Evidence again"
-				}
-				rows = append(rows, []string{strconv.FormatInt(p.Number, 10), moment(p.At), p.Outcome, what, kind, p.ID.String()})
-			}
-			return table(w, []string{"NUMBER", "AT", "OUTCOME", "RELEASE OR REASONS", "OF", "ID"}, rows)
-		})
-	})
-	return c
 }

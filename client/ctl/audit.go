@@ -247,7 +247,10 @@ func list(w io.Writer, title string, lines []string) {
 }
 
 func (a *app) eventlogCommand() *cobra.Command {
-	c := &cobra.Command{Use: "eventlog FILE", Short: "Explain a TCG event log in plain words, and replay it", Args: cobra.ExactArgs(1)}
+	c := &cobra.Command{Use: "eventlog FILE", Short: "Explain a TCG event log in plain words, and replay it", Args: cobra.ExactArgs(1),
+		Long: `Explain a TCG event log in plain words, and replay it. On Linux the log of this boot is
+/sys/kernel/security/tpm0/binary_bios_measurements. The program exits 1 when it cannot read the log, such as one with SHA-1
+digests only. What the rules for logs find is listed, and does not change the exit code.`}
 	c.RunE = a.run("read the event log", func(_ context.Context, args []string) error {
 		b, err := readFile(args[0], 4*eventlog.MaxBytes) // Parse says what is too large
 		if err != nil {
@@ -282,8 +285,8 @@ func showLog(w io.Writer, v eventlog.View) error {
 	if err := table(w, []string{"PCR", "REPLAYED VALUE (SHA-256)"}, rows); err != nil {
 		return err
 	}
-	list(w, "the log contradicts itself or the specification:", logFindings(v.Violations))
-	list(w, "unlike the log of PC firmware:", logFindings(v.Departures))
+	list(w, "the log contradicts itself or the specification; a device that proves it goes into quarantine, eventlog_mismatch:", logFindings(v.Violations))
+	list(w, "unlike the log of PC firmware; a device that shows it is held, eventlog_unexplained:", logFindings(v.Departures))
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,6 +17,9 @@ import (
 
 // errDisagree is baseline learn without a result: the devices do not agree, or are too few.
 var errDisagree = errors.New("nothing was learned")
+
+// errUnsigned is an upload of the statement that a baseline signer has yet to sign.
+var errUnsigned = errors.New("the statement is not signed yet")
 
 func (a *app) baselineCommand() *cobra.Command {
 	return group("baseline", "Platform baselines: learn, look, hand over", a.baselineLearn(), a.baselineList(), a.baselineShow(), a.baselineUpload())
@@ -167,7 +171,7 @@ func showBaseline(w io.Writer, b api.Baseline) error {
 		if name == "" {
 			name = "(the only one)"
 		}
-		fmt.Fprintf(w, "  state %s %s %s\n", plain(name), plain(set.Source), plain(set.Origin))
+		fmt.Fprintf(w, "  state %s\n", plain(strings.Join(slices.DeleteFunc([]string{name, set.Source, set.Origin}, func(s string) bool { return s == "" }), " ")))
 		for _, p := range set.PCRs {
 			fmt.Fprintf(w, "    PCR %d must be %s\n", p.Index, p.Value)
 		}
@@ -186,6 +190,9 @@ func (a *app) baselineUpload() *cobra.Command {
 			b, err := readFile(path, artifacts.MaxBundleBytes)
 			if err != nil {
 				return err
+			}
+			if _, err := artifacts.DecodeBaselineStatement(b); err == nil {
+				return fmt.Errorf("%w: %q", errUnsigned, path)
 			}
 			bundles, err := provenance.Split(b)
 			if err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -55,7 +56,13 @@ func (a *app) device(doing string, call deviceCall) func(*cobra.Command, []strin
 }
 
 func showDevice(w io.Writer, d api.Device) error {
+	var e api.Endorsement
+	key := ""
+	if d.Endorsement != nil {
+		e, key = *d.Endorsement, d.Endorsement.Key.String()
+	}
 	facts(w, "device", d.ID, "product", d.Product, "hardware", d.HardwareID, "profile", d.Profile, "manufacturer", d.Manufacturer,
+		"EK sha256", key, "EK serial", e.Serial, "EK issuers", strings.Join(e.Issuers, " "), "TPM firmware", e.Firmware,
 		"lifecycle", d.Lifecycle, "standing", standingOf(d), "segment", d.Segment, "tier", fmt.Sprint(d.Tier), "admitted by", d.AdmittedBy,
 		"proven", d.Proven, "proven at", when(d.ProvenAt), "lease until", when(d.LeaseUntil), "offered", d.Offered,
 		"deadline", when(d.Deadline), "last seen", when(d.SeenAt), "enrolled", moment(d.EnrolledAt))

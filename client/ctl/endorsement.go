@@ -106,8 +106,11 @@ func deniedTPMs(n api.Denial) string {
 }
 
 func denialState(n api.Denial) string {
-	if n.LiftedAt != nil {
+	switch {
+	case n.LiftedAt != nil:
 		return "lifted"
+	case len(n.Approvals) > 0:
+		return fmt.Sprintf("in force, %d for lifting", len(n.Approvals))
 	}
 	return "in force"
 }

@@ -41,6 +41,9 @@ func execute(ctx context.Context, args []string) int {
 		return 2
 	}
 	code, hint := advise(err)
+	if hint == "" && code == usage {
+		hint = "see " + commandPath(cmd, args) + " --help"
+	}
 	if hint != "" {
 		fmt.Fprintf(os.Stderr, "hint: %s\n", plain(hint))
 	}

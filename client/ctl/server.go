@@ -20,7 +20,7 @@ import (
 
 // errUsage marks flags and arguments that make no sense, errConfig a configuration file that cannot be used.
 var (
-	errUsage  = errors.New("flags do not fit")
+	errUsage  = errors.New("flags or arguments do not fit")
 	errConfig = errors.New("configuration cannot be used")
 )
 

@@ -251,6 +251,7 @@ func (s *server) find(w http.ResponseWriter, r *http.Request) (api.Device, bool)
 
 func (s *server) device(w http.ResponseWriter, r *http.Request) {
 	if d, ok := s.find(w, r); ok {
+		d.Endorsement = &api.Endorsement{Key: digest.Of([]byte("ek")), Serial: "65", Issuers: []string{"aabb", "ccdd"}, Firmware: "0007003e00000001"}
 		answer(w, d)
 	}
 }

@@ -81,9 +81,14 @@ func (s step) String() string {
 
 // agentArgs are the flags of the agent on this machine.
 func (d *device) agentArgs() []string {
+	return append(d.flags(), "--reboot", "touch "+d.rebootRequest(), "--json")
+}
+
+// flags say which machine it is.
+func (d *device) flags() []string {
 	return []string{
 		"--trust", d.w.trustFile(), "--tpm", d.machine.TPM().Addr(), "--state", d.stateDir(), "--event-log", d.machine.EventLog(),
-		"--installer", "ab:" + d.machine.SlotsDir(), "--reboot", "touch " + d.rebootRequest(), "--json",
+		"--installer", "ab:" + d.machine.SlotsDir(),
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/conformance/parts"
@@ -263,5 +264,8 @@ Look around, for example:
 		w.adminURL(), w.path("cordon-data", "keys", "server-ca.crt"), w.pin, w.relay.address(), w.server.metrics,
 		w.path("*.token"), w.trustFile(), w.path("devices"), w.server.log,
 		filepath.Join(w.bin, "cordonctl"), w.adminURL(), w.pin, w.tokenFile("bob"))
+	if w.a != nil {
+		fmt.Fprintf(w.out, "A device polls when its agent runs. That of A:\n  %s --once %s\n", filepath.Join(w.bin, "cordon-agent"), strings.Join(w.a.flags(), " "))
+	}
 	<-ctx.Done()
 }

@@ -88,7 +88,7 @@ func StartVM(ctx context.Context, cfg VMConfig) (*VM, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	unlock, err := lock(ctx, "vm")
+	unlock, err := lockVM(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("cannot wait for the other virtual machine to end: %w", err)
 	}
@@ -110,6 +110,17 @@ func StartVM(ctx context.Context, cfg VMConfig) (*VM, error) {
 		close(v.ended)
 	}()
 	return v, nil
+}
+
+// lockVM waits until no machine runs. Whoever waits holds the turn, so that a program that switches one machine on after
+// the other lets others in between.
+func lockVM(ctx context.Context) (unlock func(), err error) {
+	turn, err := lock(ctx, "vm-turn")
+	if err != nil {
+		return nil, err
+	}
+	defer turn()
+	return lock(ctx, "vm")
 }
 
 // complete fills in defaults, and makes paths absolute.

@@ -28,8 +28,12 @@ type Software struct {
 // machine, downloaded with package lists of its own into the cache, and from there afterwards. Nothing is installed and
 // this machine's apt learns of no other architecture.
 func SoftwareOf(ctx context.Context, log io.Writer, arch Arch) (Software, error) {
-	if arch == ARM64 {
+	switch arch {
+	case AMD64, "":
+	case ARM64:
 		return foreignSoftware(ctx, log, arch)
+	default:
+		return Software{}, fmt.Errorf("cannot build machines of architecture %q: known are %s and %s", arch, AMD64, ARM64)
 	}
 	if err := Require(ctx, log, "systemd-boot-efi", "busybox-static"); err != nil {
 		return Software{}, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"runtime"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -33,11 +34,31 @@ func Ours(q Question) (Answer, error) {
 // Run asks about every vector, writes a line for each that was not right and a line with the counts, and returns
 // ErrWrong, or what the verifier's error was.
 func Run(all []Vector, ask Verifier, out io.Writer) error {
+	return run(all, ask, out, func() uint64 { return 0 })
+}
+
+// RunOurs is Run for cordon's own verifier in process. An answer that costs more memory than its vector allows is wrong,
+// too.
+func RunOurs(all []Vector, out io.Writer) error {
+	return run(all, Ours, out, func() uint64 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.TotalAlloc
+	})
+}
+
+func run(all []Vector, ask Verifier, out io.Writer, allocated func() uint64) error {
 	count := map[Judgement]int{}
+	large := 0
 	for _, v := range all {
+		before := allocated()
 		a, err := ask(v.Question)
 		if err != nil {
 			return err
+		}
+		if n := allocated() - before; n > uint64(v.MaxAlloc) {
+			large++
+			fmt.Fprintf(out, "too much memory: %s: %d bytes, at most %d\n", v.Question.Name, n, v.MaxAlloc)
 		}
 		how := v.Judge(a)
 		count[how]++
@@ -47,7 +68,7 @@ func Run(all []Vector, ask Verifier, out io.Writer) error {
 	}
 	fmt.Fprintf(out, "%d vectors: %d right, %d with other reasons, %d undecided, %d wrongly refused, %d wrongly accepted\n",
 		len(all), count[Right], count[OtherReasons], count[Undecided], count[WronglyRefused], count[WronglyAccepted])
-	if n := count[WronglyAccepted] + count[WronglyRefused]; n > 0 {
+	if n := count[WronglyAccepted] + count[WronglyRefused] + large; n > 0 {
 		return fmt.Errorf("%w about %d vectors", ErrWrong, n)
 	}
 	return nil

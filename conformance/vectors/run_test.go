@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 func load(t *testing.T) []vectors.Vector {
 	t.Helper()
 	var all []vectors.Vector
-	for _, dir := range []string{folder, identityFolder} {
+	for _, dir := range []string{folder, identityFolder, quotesFolder} {
 		some, err := vectors.Load(os.DirFS(dir))
 		if err != nil {
 			t.Fatal(err)
@@ -90,5 +90,15 @@ func TestCredulousAndParanoidVerifiersAreFoundOut(t *testing.T) {
 		if !errors.Is(err, vectors.ErrWrong) || !strings.Contains(out.String(), want) {
 			t.Errorf("%s: got %v\n%s", outcome, err, out.String())
 		}
+	}
+}
+
+// An answer that costs more memory than its vector allows is found out, although it is right.
+func TestWastefulAnswerIsFoundOut(t *testing.T) {
+	all := load(t)[:1]
+	all[0].MaxAlloc = 16
+	var out bytes.Buffer
+	if err := vectors.RunOurs(all, &out); !errors.Is(err, vectors.ErrWrong) || !strings.Contains(out.String(), "too much memory: ") {
+		t.Errorf("got %v\n%s", err, out.String())
 	}
 }

@@ -299,6 +299,7 @@ func FuzzAsk(f *testing.F) {
 		if err != nil {
 			return
 		}
+		evidencetest.Bounded(t, len(b), func() { _, _, _ = vectors.Ask(v.Question) })
 		a, _, err := vectors.Ask(v.Question)
 		if err == nil && v.Judge(a) == "" {
 			t.Error("no judgement")

@@ -2,9 +2,11 @@ package adminapi
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -65,7 +67,23 @@ func (s *Server) getDevice(c echo.Context, _ authn.Caller) error {
 	if err != nil {
 		return err
 	}
+	view.Endorsement = viewEndorsement(d)
 	return render(c, view)
+}
+
+// viewEndorsement is what a denial of the device's TPM would name it by.
+func viewEndorsement(d fleet.Device) *api.Endorsement {
+	out := api.Endorsement{Key: d.EKSPKI, Issuers: slices.Clone(d.EKIssuers)}
+	if certificate := d.EK().Certificate; certificate != nil {
+		out.Serial = hex.EncodeToString(certificate.SerialNumber.Bytes())
+		if own := hex.EncodeToString(certificate.AuthorityKeyId); own != "" {
+			out.Issuers = slices.Insert(slices.DeleteFunc(out.Issuers, func(id string) bool { return id == own }), 0, own)
+		}
+	}
+	if d.Accepted != nil && d.Accepted.Firmware != 0 {
+		out.Firmware = fmt.Sprintf("%016x", d.Accepted.Firmware)
+	}
+	return &out
 }
 
 func (s *Server) device(c echo.Context) (fleet.Device, error) {

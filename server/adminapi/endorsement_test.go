@@ -4,9 +4,14 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/cordon-ota/cordon/attestation"
+	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/attestation/evidencetest"
+	"github.com/cordon-ota/cordon/attestation/identity"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/api"
 	"github.com/cordon-ota/cordon/server/audit"
@@ -113,6 +118,57 @@ func TestDenialsAreCheckedAndProtected(t *testing.T) {
 	}
 	if status, _, body := a.send(http.MethodPost, "/api/v1/endorsement-denials/d-none/lift", a.tokens["ann"], nil, ""); status != http.StatusNotFound {
 		t.Errorf("unknown denial: got %d %s", status, body)
+	}
+}
+
+// An operator finds in the device what a denial names it by.
+func TestDeviceShowsWhatADenialNamesItBy(t *testing.T) {
+	t.Parallel()
+	a := newAdmin(t)
+	ek := evidencetest.NewCA("TPM maker").NewEK(nil)
+	leaf, err := identity.ParseEKCertificate(ek.Certificate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := hex.EncodeToString(leaf.AuthorityKeyId)
+	stored, err := identity.StoredEK(ek.Certificate, []string{"ccdd", own})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := a.device("shown", func(d *fleet.Device) {
+		d.EKCertificate, d.EKSPKI, d.EKIssuers, d.Manufacturer = ek.Certificate, digest.Of(ek.SPKI), stored.Issuers, stored.Manufacturer
+		d.Accepted = &attestation.Accepted{Firmware: 0x0007003e00000001}
+	})
+	ann := a.person("ann", api.RoleOperator)
+	got, err := ann.Device(t.Context(), id)
+	if err != nil || got.Endorsement == nil || !slices.Equal(got.Endorsement.Issuers, []string{own, "ccdd"}) {
+		t.Fatalf("got %+v, %v", got.Endorsement, err)
+	}
+	e := got.Endorsement
+	for name, req := range map[string]api.DenialRequest{
+		"key":          {Key: e.Key.String()},
+		"serial":       {Serial: e.Serial, Issuer: e.Issuers[0]},
+		"its issuer":   {Issuer: e.Issuers[0]},
+		"above it":     {Issuer: e.Issuers[1]},
+		"its firmware": {Manufacturer: got.Manufacturer, FirmwareFrom: e.Firmware, FirmwareTo: e.Firmware},
+	} {
+		req.Why = "a leak"
+		if _, err := ann.DenyEndorsement(t.Context(), req); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	list, err := a.Store.DenialsInForce(t.Context())
+	if err != nil || len(list) != 5 {
+		t.Fatalf("got %d denials, %v", len(list), err)
+	}
+	for _, n := range list {
+		if _, denied := identity.Denied(stored, 0x0007003e00000001, []identity.Denial{n.Denial}); !denied {
+			t.Errorf("denial %+v does not name the device", n.Denial)
+		}
+	}
+	page, err := ann.Devices(t.Context(), api.DeviceQuery{})
+	if err != nil || len(page.Items) != 1 || page.Items[0].Endorsement != nil {
+		t.Errorf("list: got %+v, %v", page.Items, err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/evidencetest"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/wire"
@@ -37,6 +38,11 @@ func TestDeviceCannotFillTheDisk(t *testing.T) {
 			genuine := d.AK
 			d.AK = evidencetest.NewAK(evidencetest.Seed("another"))
 			defer func() { d.AK = genuine }()
+			return d.Body(challenge(w, d), false)
+		},
+		"claims that its quotes contradict": func(_ *testing.T, w *appraisetest.World, d *appraisetest.Device, _ int) []byte {
+			d.Claims.Components = []wire.Installed{{Component: "system", SHA256: digest.Of([]byte("a lie")), Product: "lamp", Version: "9"}}
+			defer func() { d.Claims.Components = nil }()
 			return d.Body(challenge(w, d), false)
 		},
 	} {

@@ -200,7 +200,7 @@ func (t *turn) input(e attestation.Evidence, f freshness, baseline *reference.Ba
 	}
 	in.Evidence.Log, t.sentLog = nil, e.Log
 	for _, r := range t.product.Releases {
-		if x, ok := r.Expectation(t.d.HardwareID); ok && t.expected(r) {
+		if x, ok := t.product.Expectation(r, t.d.HardwareID); ok && t.expected(r) {
 			in.Expected = append(in.Expected, x)
 		}
 	}
@@ -227,7 +227,7 @@ func (t *turn) widen(in attestation.Input) (wide attestation.Input, more bool) {
 	in.Expected = slices.Clone(in.Expected)
 	offered := 0
 	for _, r := range t.product.Releases {
-		x, ok := r.Expectation(t.d.HardwareID)
+		x, ok := t.product.Expectation(r, t.d.HardwareID)
 		if !ok || t.expected(r) {
 			continue
 		}

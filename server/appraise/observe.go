@@ -50,9 +50,13 @@ func (t *turn) observeDifference(in attestation.Input, verdict attestation.Verdi
 }
 
 // keep counts against what a device may have kept without proving anything: its TPM signs without end. Nothing is learned
-// from a TPM that is on the deny list.
+// from a TPM that is on the deny list, by the firmware that this very quote shows neither.
 func (t *turn) keep(in attestation.Input, seen attestation.Observation) {
-	if _, denied := fleet.Denied(t.d, t.denials); denied || !seen.Sound() {
+	if !seen.Sound() {
+		return
+	}
+	_, before := fleet.Denied(t.d, t.denials)
+	if _, now := fleet.DeniedEK(t.d.EK(), seen.Firmware, t.denials); before || now {
 		return
 	}
 	t.told = true

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/evidencetest"
+	"github.com/cordon-ota/cordon/attestation/identity"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/server/appraise/appraisetest"
 	"github.com/cordon-ota/cordon/server/fleet"
@@ -135,6 +136,20 @@ func TestKeepsNothingOfADeniedTPM(t *testing.T) {
 		d.Converse()
 		if got := observations(t, w); len(got) != 0 {
 			t.Errorf("denied by %s: kept %+v", name, got)
+		}
+	}
+}
+
+// The same when no quote has shown the denied firmware before: where no baseline is signed, nothing is ever accepted.
+func TestKeepsNothingOfFirmwareThatIsDenied(t *testing.T) {
+	t.Parallel()
+	for from, want := range map[uint64]int{1: 0, 2: 1} { // the TPM shows version 1
+		w := withoutBaseline(t)
+		d := w.Enrolled(t, "a", "lamp/1", endorsed)
+		deny(t, w, identity.Denial{Manufacturer: d.Row().Manufacturer, FirmwareFrom: from, FirmwareTo: from})
+		d.Converse()
+		if got := observations(t, w); len(got) != want {
+			t.Errorf("version %d is denied: kept %+v, want %d", from, got, want)
 		}
 	}
 }

@@ -67,10 +67,10 @@ func (s *Service) again(ctx context.Context, p *repository.Product, d fleet.Devi
 	release, known := p.Release(d.Proven)
 	var expected attestation.Expectation
 	if known {
-		expected, known = release.Expectation(d.HardwareID)
+		expected, known = p.Expectation(release, d.HardwareID)
 	}
 	if !signed || !known {
-		r.Undecided = "the release that the device has proven is not published any more, or its platform has no baseline"
+		r.Undecided = "the release that the device has proven is not published or not expected any more, or its platform has no baseline"
 		return r, nil, nil
 	}
 	in, why := standsOn(stored, d)

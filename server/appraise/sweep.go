@@ -108,7 +108,8 @@ func (w *Sweeper) Run(ctx context.Context) error {
 	}
 }
 
-// Round brings every device to the grounds of the catalog. It ends early, without an error, when another replica does.
+// Round brings every device to the grounds of the catalog. It ends early, without an error, when another replica does, and
+// when the grounds change meanwhile: what comes after that would bring devices back to grounds that do not hold any more.
 func (w *Sweeper) Round(ctx context.Context) (Swept, error) {
 	var total Swept
 	catalog := w.polls.catalog()
@@ -119,6 +120,10 @@ func (w *Sweeper) Round(ctx context.Context) (Swept, error) {
 	var fence int64
 	for _, p := range profiles {
 		for {
+			if !maps.Equal(groundsOf(w.polls.catalog()), grounds) {
+				w.unlock(ctx, fence)
+				return total, nil
+			}
 			devices, err := w.store.DevicesOutdated(ctx, p.product, p.name, grounds[p], sweepBatch)
 			if err != nil {
 				return total, fmt.Errorf("cannot list the devices: %w", err)
@@ -147,12 +152,18 @@ func (w *Sweeper) Round(ctx context.Context) (Swept, error) {
 			}
 		}
 	}
-	if fence != 0 {
-		if err := w.store.Unlock(context.WithoutCancel(ctx), sweepLock, w.holder); err != nil {
-			w.polls.log.WarnContext(ctx, "cannot give the lock of re-appraisal back; it ends by itself", "error", err)
-		}
-	}
+	w.unlock(ctx, fence)
 	return total, nil
+}
+
+// unlock gives the lock back if it was taken. It ends by itself when that fails.
+func (w *Sweeper) unlock(ctx context.Context, fence int64) {
+	if fence == 0 {
+		return
+	}
+	if err := w.store.Unlock(context.WithoutCancel(ctx), sweepLock, w.holder); err != nil {
+		w.polls.log.WarnContext(ctx, "cannot give the lock of re-appraisal back; it ends by itself", "error", err)
+	}
 }
 
 func (s *Swept) add(o Swept) {

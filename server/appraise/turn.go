@@ -362,12 +362,12 @@ func (t *turn) finish(body digest.SHA256) (Answer, store.Change, error) {
 }
 
 // costs says that the poll changes rows and proves nothing: what the device tells about itself, and Evidence that was
-// refused. A quarantine, opened or begun anew, is never put off.
+// refused or that it contradicts. A quarantine, opened or begun anew, is never put off.
 func (t *turn) costs() bool {
 	if slices.ContainsFunc(t.change.Writes, func(w store.Write) bool { _, ok := w.(store.PutQuarantine); return ok }) {
 		return false
 	}
-	return len(t.claims.Events) > 0 || t.told && !t.accepted || t.answer.Verdict == string(attestation.Refused)
+	return len(t.claims.Events) > 0 || t.disputed || t.told && !t.accepted || t.answer.Verdict == string(attestation.Refused)
 }
 
 // nothing reports that a 204 says it all.

@@ -119,6 +119,10 @@ func (s *Service) again(d *fleet.Device, a applicant, req wire.ActivateRequest, 
 	if sameKey && !counterLost(*d, claims) {
 		return events, nil
 	}
+	if ok, _, wait := s.anew.Allow(d.ID, s.now()); !ok {
+		return nil, &problem.Error{Status: http.StatusTooManyRequests, Reason: reason.RateLimited, RetryAfter: wait,
+			Detail: "the device was activated anew several times within the hour"}
+	}
 	spki, err := x509.MarshalPKIXPublicKey(a.tls.Key)
 	if err != nil {
 		return nil, fmt.Errorf("cannot encode the TLS key: %w", err)

@@ -58,6 +58,7 @@ type Service struct {
 	now        func() time.Time
 	refusals   *limit.Limiter
 	rotations  *limit.Limiter
+	anew       *limit.Limiter
 }
 
 // Admission says which endorsement keys may apply.
@@ -77,11 +78,14 @@ const (
 	maxWhy       = 512
 )
 
-// A device may make attestation keys without end; each rotation is an event for good.
+// A device may make attestation keys and TLS keys without end; each rotation and each activation anew is an event for good.
+// More devices than these keys share one allowance, so a whole fleet fits that does it in one go.
 const (
-	rotationBurst = 4
-	rotationEvery = time.Hour
-	rotationKeys  = 512
+	rotationBurst   = 4
+	rotationEvery   = time.Hour
+	rotationKeys    = 16384
+	activationBurst = 8
+	activationEvery = 10 * time.Minute
 )
 
 // refusedEvents is the event of a refused round 2, if it is one to keep. Its actor is the enrollment: nobody has proven
@@ -104,7 +108,8 @@ func (s *Service) refusedEvents(device string, why error) []store.Event {
 func New(s Store, admission Admission, challenges *appraise.Challenges, secretKey []byte, rules standing.Rules, maxAge time.Duration, now func() time.Time) *Service {
 	return &Service{store: s, admission: admission, challenges: challenges, secretKey: secretKey, rules: rules, maxAge: maxAge, now: now,
 		refusals:  limit.New(refusalBurst, refusalEvery, refusalKeys),
-		rotations: limit.New(rotationBurst, rotationEvery, rotationKeys)}
+		rotations: limit.New(rotationBurst, rotationEvery, rotationKeys),
+		anew:      limit.New(activationBurst, activationEvery, rotationKeys)}
 }
 
 // applicant is a request whose keys were checked.
@@ -128,6 +133,9 @@ func (s *Service) Start(ctx context.Context, connection []byte, req wire.EnrollR
 	}
 	token := s.challenges.Mint(purpose(a), a.id, s.now())
 	credential, secret, err := identity.MakeCredential(a.ek.SPKI, a.ak.Name, s.secret(token))
+	if errors.Is(err, identity.ErrCredential) { // an endorsement key of another kind: that is the applicant's, not an error of ours
+		return wire.EnrollChallenge{}, problem.New(http.StatusForbidden, reason.EKUntrusted, "the endorsement key cannot be used: %v; a TPM has one of RSA-2048 as well", err)
+	}
 	if err != nil {
 		return wire.EnrollChallenge{}, fmt.Errorf("cannot make a credential: %w", err)
 	}

@@ -2,6 +2,8 @@ package enroll_test
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"strings"
@@ -51,6 +53,37 @@ func TestStrangerWithAnEKCertificateCannotFloodTheAuditLog(t *testing.T) {
 	}
 	if last := string(events[len(events)-1].Leaf); !strings.Contains(last, `"suppressed":`) {
 		t.Errorf("the events that were left out are not counted: %s", last)
+	}
+}
+
+// A genuine TPM makes TLS keys without end, and enrolls with each: that is a bounded number of events, claimed or not.
+func TestActivationsAnewAreFew(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*soft, int){
+		"TLS keys": func(d *soft, i int) { d.tls = evidencetest.NewTLSKey(evidencetest.Seed(fmt.Sprint("tls ", i))) },
+		"counters": func(d *soft, i int) { d.index = uint64(1000 - i) },
+	} {
+		s := newServer(t)
+		d := newTPM("busy " + name)
+		var err error
+		done := 0
+		for done = range 64 {
+			if _, err = s.enroll(t, d); err != nil {
+				break
+			}
+			change(d, done)
+		}
+		wantProblem(t, name, err, reason.RateLimited)
+		if done < 4 {
+			t.Errorf("%s: refused after %d enrollments already", name, done)
+		}
+		if got := len(s.Events(d.id())); got > 16 {
+			t.Errorf("%s: %d events", name, got)
+		}
+		s.Advance(time.Hour)
+		if _, err := s.enroll(t, d); err != nil {
+			t.Errorf("%s: an hour later: %v", name, err)
+		}
 	}
 }
 
@@ -144,4 +177,18 @@ func TestHangingUpDoesNotSaveTheChallenge(t *testing.T) {
 	}
 	_, err := s.Finish(t.Context(), spki(t, d.tls), d.exporter, good)
 	wantProblem(t, "the right answer after a wrong one", err, reason.Conflict)
+}
+
+// A TPM has endorsement keys of several kinds. One that no credential can be made for is refused, and is no error of ours.
+func TestEndorsementKeysOfOtherKindsAreRefused(t *testing.T) {
+	t.Parallel()
+	s := newServer(t)
+	d := newTPM("d")
+	private, err := rsa.GenerateKey(rand.Reader, 3072)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.ek = manufacturer().Certify(private, nil)
+	_, err = s.Start(t.Context(), spki(t, d.tls), d.request())
+	wantProblem(t, "RSA-3072", err, reason.EKUntrusted)
 }

@@ -2,7 +2,7 @@
 // baselines from devices, and predicts the registers of a fleet before a rollout opens.
 //
 // It promises to change nothing and to hold no more than one page of devices at a time. It refuses to learn from devices
-// that are not active in the product and profile, and from fewer than were asked for; whether what they agree about is
+// that are not active in the product and profile, from TPMs that are on the deny list, and from fewer than were asked for; whether what they agree about is
 // right is for the people who sign it. The rules are in attestation/reference.
 //
 // Trusted: an attacker who controls it can show people a baseline that no device has; the devices are named in what they
@@ -33,6 +33,7 @@ import (
 // Store is what the service reads: committed state; a missing row is store.ErrNotFound.
 type Store interface {
 	Device(ctx context.Context, id string) (fleet.Device, error)
+	DenialsInForce(ctx context.Context) ([]fleet.Denial, error)
 	ListDevices(ctx context.Context, f store.DeviceFilter, after string, limit int) ([]fleet.Device, error)
 	Observations(ctx context.Context, product, profile string, limit int) ([]store.Observation, error)
 	Baselines(ctx context.Context, product, profile string, limit int) ([]store.Baseline, error)
@@ -136,6 +137,10 @@ func (s *Service) observations(ctx context.Context, q Query, out *api.Learning) 
 	if len(rows) > artifacts.MaxBaselineDevices {
 		rows, out.More = rows[:artifacts.MaxBaselineDevices], true
 	}
+	denials, err := s.store.DenialsInForce(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the deny list: %w", err)
+	}
 	unknown := slices.Clone(q.Exclude)
 	var counted []observed
 	for _, row := range rows {
@@ -150,11 +155,14 @@ func (s *Service) observations(ctx context.Context, q Query, out *api.Learning) 
 		}
 		view.Standing = string(device.Standing)
 		o := observed{row: row}
+		_, denied := fleet.Denied(device, denials)
 		switch {
 		case slices.Contains(q.Exclude, row.Device):
 			view.LeftOut = "left out by name"
 		case device.Lifecycle != fleet.Active || device.Product != q.Product || device.Profile != q.Profile:
 			view.LeftOut = "it is no active device of the platform any more"
+		case denied: // whoever has its keys can make it show anything
+			view.LeftOut = "its TPM is on the deny list"
 		default:
 			if o.Observation, view.LeftOut, err = s.read(ctx, row); err != nil {
 				return nil, err

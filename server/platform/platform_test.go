@@ -10,6 +10,7 @@ import (
 	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/evidencetest"
+	"github.com/cordon-ota/cordon/attestation/identity"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/attestation/reference"
 	"github.com/cordon-ota/cordon/server/appraise/appraisetest"
@@ -143,6 +144,30 @@ func TestOnlyActiveDevicesOfThePlatformCount(t *testing.T) {
 	got, err := newService(w).Learn(t.Context(), query(1))
 	if err != nil || got.Statement != nil || len(got.Devices) != 2 || got.Devices[0].LeftOut == "" || got.Devices[1].LeftOut == "" {
 		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+// A TPM that people stopped believing after it was observed has no say in what the platform is.
+func TestTPMsOnTheDenyListDoNotCount(t *testing.T) {
+	t.Parallel()
+	w := learning(t)
+	d := shows(t, w, "a")
+	shows(t, w, "b")
+	row, err := w.Store.Device(t.Context(), d.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	row.EKPublic = []byte("the EK of a")
+	n := fleet.Denial{ID: "d-1", Denial: identity.Denial{Key: digest.Of(row.EKPublic).String(), Why: "it leaked"}, By: "ann", At: w.Now()}
+	if err := w.Store.Commit(t.Context(), store.Change{Writes: []store.Write{store.PutDevice{Device: row}, store.PutDenial{Denial: n}}}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := newService(w).Learn(t.Context(), query(2))
+	if err != nil || got.Statement != nil || len(got.Refusals) == 0 {
+		t.Errorf("learned from it: got %+v, %v", got, err)
+	}
+	if got, err = newService(w).Learn(t.Context(), query(1)); err != nil || got.Statement == nil || strings.Contains(string(got.Statement), d.ID) {
+		t.Errorf("without it: got %+v, %v", got, err)
 	}
 }
 

@@ -96,6 +96,22 @@ func (r *Release) Expectation(hardwareID string) (attestation.Expectation, bool)
 	return attestation.Expectation{}, false
 }
 
+// Expectation is the release's for devices of that hardware, false also when the image was withdrawn and nothing that is
+// measured is this image's alone: RevokedBoot cannot name it then, and all that can be done is not to expect it any more.
+func (p *Product) Expectation(r *Release, hardwareID string) (attestation.Expectation, bool) {
+	if c, ok := r.Measured(hardwareID); ok && p.gone(r, c) {
+		return attestation.Expectation{}, false
+	}
+	return r.Expectation(hardwareID)
+}
+
+// gone reports whether an image whose boot is measured was withdrawn, and RevokedBoot cannot name it.
+func (p *Product) gone(r *Release, c artifacts.Component) bool {
+	values, measured := r.Values[c.Name]
+	_, named := values.BootDigest()
+	return measured && !named && slices.Contains(p.Policy.Withdrawn, c.SHA256)
+}
+
 // AttestationPolicy is what the product asks of every quote.
 func (p *Product) AttestationPolicy() attestation.Policy {
 	required := p.Policy.RequiredPCRs

@@ -20,9 +20,9 @@ func (p *Product) VerdictPolicy() attestation.Policy {
 }
 
 // Grounds identifies what a verdict about a device of that platform profile depends on beside its Evidence and its
-// releases: the policy, the withdrawn boot measurements, the baseline. A verdict that was reached on other grounds says
-// nothing until the Evidence has been appraised again. What the offline roles sign beyond that, such as publishers or the
-// lowest counter, changes no verdict and not the grounds.
+// releases: the policy, the withdrawn boot measurements and images, the baseline. A verdict that was reached on other
+// grounds says nothing until the Evidence has been appraised again. What the offline roles sign beyond that, such as
+// publishers or the lowest counter, changes no verdict and not the grounds.
 func (p *Product) Grounds(profile string) digest.SHA256 {
 	policy := p.VerdictPolicy()
 	policy.RevokedBoot = slices.Clone(policy.RevokedBoot)
@@ -33,11 +33,26 @@ func (p *Product) Grounds(profile string) digest.SHA256 {
 		Product  string             `json:"product"`
 		Policy   attestation.Policy `json:"policy"`
 		Baseline digest.SHA256      `json:"baseline"`
-	}{"cordon/grounds/v1", p.Name, policy, p.Baselines[profile].Digest}, json.Deterministic(true))
+		Gone     []string           `json:"gone,omitempty"`
+	}{"cordon/grounds/v1", p.Name, policy, p.Baselines[profile].Digest, p.allGone()}, json.Deterministic(true))
 	if err != nil {
 		panic(err) // numbers, texts and digests always encode
 	}
 	return digest.Of(text)
+}
+
+// allGone lists the images that Expectation leaves out.
+func (p *Product) allGone() []string {
+	var out []string
+	for _, r := range p.Releases {
+		for _, c := range r.Statement.Predicate.Components {
+			if p.gone(r, c) {
+				out = append(out, c.SHA256.String())
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // Measured is the component whose Reference Values a device of that hardware is held against; false when there is none.

@@ -218,3 +218,18 @@ func TestUnclaimedDeviceHasNoPlace(t *testing.T) {
 		s.wantEvents(stranger.ID, audit.AddressLearned, 1)
 	})
 }
+
+func FuzzParseAddress(f *testing.F) {
+	for _, text := range []string{"192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1", "fe80::1%eth0", "010.0.0.1"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		got, err := segment.ParseAddress(text)
+		if err != nil {
+			return
+		}
+		if again, err := segment.ParseAddress(got.String()); err != nil || again != got {
+			t.Errorf("%q: got %s, and then %s, %v", text, got, again, err)
+		}
+	})
+}

@@ -59,8 +59,8 @@ const (
 // inserts a row that must not exist yet (ErrConflict) unless its comment says otherwise.
 type Write interface{ write() }
 
-// PutDevice writes a device; Device.Version is ignored, Expect guards it. A second device with the same EKSPKI or TLSKey
-// is ErrConflict (V-17).
+// PutDevice writes a device; Device.Version is ignored, Expect guards it. A second device with the same EKSPKI, AKName or
+// TLSKey is ErrConflict (V-17).
 type PutDevice struct{ Device fleet.Device }
 
 // PutQuarantine writes a quarantine. A second open quarantine of the same device is ErrConflict.

@@ -316,14 +316,21 @@ const settled = 10 * time.Minute
 
 // revoked checks the boot measurements that no device may have: those of published images that the policy withdraws.
 func (v *verification) revoked(policy signedPolicy, p api.Appraisal) []error {
+	var errs []error
 	may, must := map[digest.SHA256]bool{}, map[digest.SHA256]bool{}
 	for name, r := range v.proven {
 		if r.record.Release.Product != policy.Product {
 			continue
 		}
 		for _, c := range r.record.Release.Components {
+			if !slices.Contains(policy.Withdrawn, c.SHA256) {
+				continue
+			}
 			d, ok := r.values[c.Name].BootDigest()
-			if !ok || !slices.Contains(policy.Withdrawn, c.SHA256) {
+			if !ok { // no measurement names it, so nobody may expect it
+				if takes(p, name, r.values[c.Name]) {
+					errs = append(errs, fmt.Errorf("it expected %s, whose image %s is withdrawn", name, c.SHA256))
+				}
 				continue
 			}
 			may[d] = true
@@ -331,7 +338,6 @@ func (v *verification) revoked(policy signedPolicy, p api.Appraisal) []error {
 			must[d] = must[d] || r.record.PublishedAt.Add(settled).Before(p.At) || expects(p, name)
 		}
 	}
-	var errs []error
 	for _, d := range p.Input.Policy.RevokedBoot {
 		if !may[d] {
 			errs = append(errs, fmt.Errorf("boot measurement %s counted as withdrawn, and no signed policy withdraws it", d))

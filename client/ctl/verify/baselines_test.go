@@ -85,7 +85,7 @@ func TestRefusesBaselinesThatNobodySigned(t *testing.T) {
 		says    string
 	}{
 		"left out":              {nil, verify.StepAppraisals, "no signed baseline has the digest"},
-		"signed by a stranger":  {[]api.SignedBaseline{record(t, good, stranger)}, verify.StepMetadata, "no publisher of the policy"},
+		"signed by a stranger":  {[]api.SignedBaseline{record(t, good, stranger)}, verify.StepMetadata, "no baseline signer of the policy"},
 		"of another profile":    {[]api.SignedBaseline{renamed(func(b *api.SignedBaseline) { b.Profile = "other" })}, verify.StepMetadata, "its signers signed generation 4"},
 		"of another generation": {[]api.SignedBaseline{renamed(func(b *api.SignedBaseline) { b.Generation = 9 })}, verify.StepMetadata, "its signers signed generation 4"},
 		"of another product":    {[]api.SignedBaseline{renamed(func(b *api.SignedBaseline) { b.Product = verifytest.Lab })}, verify.StepMetadata, "names no baseline signers"},

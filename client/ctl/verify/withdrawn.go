@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"github.com/cordon-ota/cordon/artifacts"
+	"github.com/cordon-ota/cordon/attestation"
+	"github.com/cordon-ota/cordon/attestation/reference"
 	"github.com/cordon-ota/cordon/client/api"
 )
 
@@ -61,4 +63,11 @@ func expects(p api.Appraisal, name string) bool {
 		}
 	}
 	return false
+}
+
+// takes reports whether the verifier would have affirmed these very values of a release.
+func takes(p api.Appraisal, name string, values reference.Values) bool {
+	return slices.ContainsFunc(p.Input.Expected, func(x attestation.Expectation) bool {
+		return x.Release == name && sameJSON(x.Values, values)
+	})
 }

@@ -10,7 +10,9 @@ import (
 	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/attestation/evidencetest"
 	"github.com/cordon-ota/cordon/attestation/reason"
+	"github.com/cordon-ota/cordon/attestation/reference"
 	"github.com/cordon-ota/cordon/client/api"
 	"github.com/cordon-ota/cordon/client/ctl/verify"
 	"github.com/cordon-ota/cordon/client/ctl/verify/verifytest"
@@ -162,5 +164,30 @@ func TestAWithdrawnReleaseIsNotExpectedWithoutItsRevocation(t *testing.T) {
 	got := checked(w, r)
 	if step, says := failing(got); step != verify.StepAppraisals || !strings.Contains(says, "did not count as withdrawn") {
 		t.Errorf("got %s at %q: %s", got.Outcome, step, says)
+	}
+}
+
+// No measurement names a withdrawn image that GRUB starts: the server must not expect it at all.
+func TestAWithdrawnBootChainIsNotExpected(t *testing.T) {
+	t.Parallel()
+	image := digest.Of([]byte("disk"))
+	r := artifacts.Release{Product: "lamp", Version: "1", Components: []artifacts.Component{{Name: "disk", SHA256: image}}}
+	policy := artifacts.Policy{Product: "lamp", Withdrawn: []digest.SHA256{image}}
+	for boot, want := range map[string]int{reference.BootChain: 1, reference.BootDirectUKI: 0} { // the UKI is revoked by its measurement
+		values := evidencetest.Release("lamp/1")
+		values.Boot = boot
+		var in attestation.Input
+		if d, ok := values.BootDigest(); ok {
+			in.Policy.RevokedBoot = []digest.SHA256{d}
+		}
+		expected := in
+		expected.Expected = []attestation.Expectation{{Release: "lamp/1", Values: values}}
+		all := map[string]reference.Values{"disk": values}
+		if got := verify.Revoked(policy, r, all, api.Appraisal{Input: expected}); len(got) != want {
+			t.Errorf("%s, expected: got %v, want %d", boot, got, want)
+		}
+		if got := verify.Revoked(policy, r, all, api.Appraisal{Input: in}); len(got) != 0 {
+			t.Errorf("%s, not expected: got %v", boot, got)
+		}
 	}
 }

@@ -78,6 +78,7 @@ func refusesSameKeys(t *testing.T, s *store.Store) {
 	write(t, s, store.PutDevice{Device: device("honest")}, store.PutDevice{Device: device("other")})
 	for name, steal := range map[string]func(*fleet.Device){
 		"EK":      func(d *fleet.Device) { d.EKSPKI = sum("ek", "honest") },
+		"AK":      func(d *fleet.Device) { d.AKName = []byte("ak of honest") },
 		"TLS key": func(d *fleet.Device) { d.TLSKey = sum("tls", "honest") },
 	} {
 		for _, id := range []string{"thief", "other"} { // a new row, and one that is there

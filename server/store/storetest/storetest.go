@@ -85,7 +85,7 @@ func got[T any](value T, err error) func(t *testing.T, what string, want T) {
 func device(id string) fleet.Device {
 	return fleet.Device{
 		ID: id, Product: "lamp", Lifecycle: fleet.Active, Standing: fleet.Unproven, Segment: fleet.Restricted,
-		EKSPKI: sum("ek", id), TLSKey: sum("tls", id), EnrolledAt: noon,
+		EKSPKI: sum("ek", id), AKName: []byte("ak of " + id), TLSKey: sum("tls", id), EnrolledAt: noon,
 	}
 }
 
