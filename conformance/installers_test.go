@@ -9,13 +9,13 @@ import (
 	"github.com/cordon-ota/cordon/client/installer"
 )
 
-// The signer, which does not import the agent's installers, and the page about them know the same kinds as the agent.
+// Statements, which do not import the agent's installers, and the page about them know the same kinds as the agent.
 func TestInstallersAreKnownEverywhere(t *testing.T) {
 	t.Parallel()
 	kinds := words(installer.Kinds, `(?:^|, )([a-z]+):`)
-	list := regexp.MustCompile(`agentInstallers = \[\.\.\.\]string\{(.*)\}`).FindString(page(t, "signer/publish.go"))
+	list := regexp.MustCompile(`installers = \[\.\.\.\]string\{(.*)\}`).FindString(page(t, "artifacts/validate.go"))
 	for name, got := range map[string][]string{
-		"signer/publish.go": words(list, `"([a-z]+)"`), "conformance/docs/installers.md": words(page(t, "conformance/docs/installers.md"), "(?m)^\\| `([a-z]+):"),
+		"artifacts/validate.go": words(list, `"([a-z]+)"`), "conformance/docs/installers.md": words(page(t, "conformance/docs/installers.md"), "(?m)^\\| `([a-z]+):"),
 	} {
 		if !slices.Equal(got, kinds) {
 			t.Errorf("%s has the installers %s, the agent has %s", name, strings.Join(got, ", "), strings.Join(kinds, ", "))

@@ -15,7 +15,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cordon-ota/cordon/conformance/demo"
+	"github.com/cordon-ota/cordon/conformance/device"
 	"github.com/cordon-ota/cordon/conformance/parts"
+	"github.com/cordon-ota/cordon/conformance/suite"
 	"github.com/cordon-ota/cordon/conformance/vectors"
 )
 
@@ -39,7 +41,7 @@ func run(ctx context.Context, args []string) int {
 		Use: "conformance", Short: "Show and check cordon with its real components", SilenceErrors: true, SilenceUsage: true,
 	}
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(demoCommand(), runCommand())
+	root.AddCommand(demoCommand(), runCommand(), deviceCommand())
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	switch {
@@ -53,6 +55,27 @@ func run(ctx context.Context, args []string) int {
 		return exitFailed
 	case errors.Is(err, vectors.ErrVerifier), errors.Is(err, vectors.ErrVector):
 		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: conformance/docs/negative-cases.md says what questions and answers look like\n", err)
+		return exitUndecided
+	case errors.Is(err, suite.ErrWrong):
+		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: each row of the report names a case; conformance/docs/suite.md says what it means\n", err)
+		return exitFailed
+	case errors.Is(err, suite.ErrUndecided), errors.Is(err, suite.ErrSetup):
+		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: conformance/docs/suite.md says how a server is prepared for the suite\n", err)
+		return exitUndecided
+	case errors.Is(err, errRunUsage):
+		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: conformance/docs/suite.md says what each file is; run conformance run --help\n", err)
+		return exitUsage
+	case errors.Is(err, device.ErrTrust):
+		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: 'cordonctl provision' writes a trust bundle; give it with --trust FILE\n", err)
+		return exitUsage
+	case errors.Is(err, device.ErrBreak):
+		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: 'go run ./conformance device break' lists what there is\n", err)
+		return exitUsage
+	case errors.Is(err, device.ErrRunning):
+		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: switch it off first: go run ./conformance device down\n", err)
+		return exitUndecided
+	case errors.Is(err, device.ErrNotRunning), errors.Is(err, device.ErrNoMachine):
+		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: switch one on: go run ./conformance device up --trust FILE\n", err)
 		return exitUndecided
 	case errors.Is(err, parts.ErrMissing):
 		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: install what is named above and run the same command again\n", err)

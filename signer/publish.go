@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -172,9 +171,6 @@ func (k *keeper) close() {
 	}
 }
 
-// agentInstallers are the kinds that cordon-agent has, as client/installer names them.
-var agentInstallers = [...]string{"ab", "rauc", "script", "swupdate", "uki"}
-
 func (p *publishFlags) load() error {
 	if err := p.keyless.check(p.key); err != nil {
 		return err
@@ -191,10 +187,6 @@ func (p *publishFlags) load() error {
 		s, err := publish.ParseSpec(text)
 		if err != nil {
 			return err
-		}
-		if !slices.Contains(agentInstallers[:], s.Installer) {
-			fmt.Fprintf(os.Stderr, "warning: component %s: cordon-agent has the installers %s; a device needs its own client for installer=%s\n",
-				s.Name, strings.Join(agentInstallers[:], ", "), s.Installer)
 		}
 		p.options.Components = append(p.options.Components, s)
 	}

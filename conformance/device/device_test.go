@@ -1,0 +1,150 @@
+package device_test
+
+import (
+	"context"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cordon-ota/cordon/client/api"
+	"github.com/cordon-ota/cordon/conformance/demo"
+	"github.com/cordon-ota/cordon/conformance/device"
+)
+
+var programs = demo.NewPrograms("")
+
+func TestMain(m *testing.M) { os.Exit(programs.Run(m)) }
+
+// storyTime bounds one story; a machine without load needs a tenth of it.
+const storyTime = 12 * time.Minute
+
+// TestTwoBoots is the story that every run of the tests plays: a machine leaves the factory, enrolls, proves its boot, is
+// offered the next release, installs it, restarts into it and proves it.
+func TestTwoBoots(t *testing.T) {
+	t.Parallel()
+	twoBoots(t, device.NewFleet(t, device.FleetConfig{Bin: programs.Dir(t)}), "off")
+}
+
+func twoBoots(t *testing.T, f *device.Fleet, secureBoot string) {
+	t.Helper()
+	begin := time.Now()
+	f.Build("1", nil)
+	f.Publish("1")
+	m := f.Machine("two-boots", "1")
+	id := f.ID(m)
+	ctx, cancel := context.WithTimeout(t.Context(), storyTime)
+	defer cancel()
+	must(t, m.Start(ctx))
+	if got := event(t, ctx, m, 0, "firmware").Fields["secure_boot"]; got != secureBoot {
+		t.Errorf("Secure Boot is %s, want %s", got, secureBoot)
+	}
+	first := event(t, ctx, m, 0, "pcrs")
+	f.Platform(first)
+	f.Claim(id)
+	f.WaitSeen(ctx, m, id, "the proof of the factory image", proven("1"))
+	t.Logf("%5.1f s: enrolled, and the first boot is proven", time.Since(begin).Seconds())
+	registers(t, f, id, "1", first)
+
+	// The next release says another thing in its initial file system, its description and its command line.
+	f.Build("2", func(s *device.ImageSpec) { s.Files = map[string][]byte{"etc/motd": []byte("the second release\n")} })
+	before, err := m.Mark()
+	must(t, err)
+	f.Publish("2")
+	boot := event(t, ctx, m, before, "boot")
+	t.Logf("%5.1f s: the machine restarted into the release it was offered", time.Since(begin).Seconds())
+	if got := boot.Fields["version"]; got != "2" {
+		t.Fatalf("after the restart version %q runs", got)
+	}
+	if got := event(t, ctx, m, before, "firmware").Fields["counter"]; !strings.Contains(got, "+2-1.efi") {
+		t.Errorf("the boot loader counts the try in %q, want +2-1", got)
+	}
+	second := event(t, ctx, m, before, "pcrs")
+	d := f.WaitSeen(ctx, m, id, "the proof of the update", proven("2"))
+	if d.Standing != "affirmed" || d.Offered != "" || d.Quarantine != nil {
+		t.Errorf("after the update the server says %+v", d)
+	}
+	blessed(t, ctx, m)
+	t.Logf("%5.1f s: proven and blessed", time.Since(begin).Seconds())
+	registers(t, f, id, "2", second)
+	memory(t, m)
+	must(t, m.PowerOff(ctx))
+	f.Stage.Report()
+}
+
+// blessed waits until no image in EFI/Linux carries a count of tries any more.
+func blessed(t *testing.T, ctx context.Context, m *device.Machine) {
+	t.Helper()
+	for {
+		mark, err := m.Mark()
+		must(t, err)
+		must(t, m.Command(ctx, "ls /esp/EFI/Linux"))
+		names := event(t, ctx, m, mark, "ls").Fields["names"]
+		if !strings.Contains(names, "+") && strings.Contains(names, "cordon-") {
+			t.Logf("EFI/Linux holds %s", names)
+			return
+		}
+	}
+}
+
+// registers prints predicted and quoted registers side by side, and fails when one differs.
+func registers(t *testing.T, f *device.Fleet, id, version string, boot device.Event) {
+	t.Helper()
+	rows := f.Compare(id, version, boot)
+	var out strings.Builder
+	device.PrintRegisters(&out, "release "+version, rows)
+	t.Log(out.String())
+	seen := map[int]bool{}
+	for _, r := range rows {
+		seen[r.PCR] = true
+		if !r.Equal() {
+			t.Errorf("PCR %d of version %s: predicted %s, quoted %s, kernel %s", r.PCR, version, r.Predicted, r.Quoted, r.Kernel)
+		}
+	}
+	for _, pcr := range []int{4, 9, 11, 12} {
+		if !seen[pcr] {
+			t.Errorf("version %s predicts nothing for PCR %d", version, pcr)
+		}
+	}
+}
+
+// maxResident is what the agent may hold resident, in KiB.
+const maxResident = 40 << 10
+
+// memory checks the most that the agent ever held, which the kernel keeps.
+func memory(t *testing.T, m *device.Machine) {
+	t.Helper()
+	lines, err := m.Lines()
+	must(t, err)
+	peak := 0
+	for _, l := range lines {
+		if l.Event != nil && l.Event.Name == "memory" {
+			n, err := strconv.Atoi(l.Event.Fields["peak_kib"])
+			must(t, err)
+			peak = max(peak, n)
+		}
+	}
+	t.Logf("the agent held %d KiB at most, idle and while installing", peak)
+	if peak == 0 || peak > maxResident {
+		t.Errorf("the agent held %d KiB, at most %d", peak, maxResident)
+	}
+}
+
+func proven(version string) func(api.Device) bool {
+	return func(d api.Device) bool { return d.Proven == device.Product+"/"+version }
+}
+
+func event(t *testing.T, ctx context.Context, m *device.Machine, after device.Mark, name string) device.Event {
+	t.Helper()
+	e, err := m.WaitEvent(ctx, after, name)
+	must(t, err)
+	return e
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

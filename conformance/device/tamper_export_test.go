@@ -1,0 +1,4 @@
+package device
+
+// AgentArguments are those of the agent on every machine.
+func AgentArguments() []string { return agentArguments() }
