@@ -31,13 +31,11 @@ func main() {
 		os.Exit(2)
 	}
 	serial := &line{out: os.Stdout}
-	if err := run(serial); err != nil {
-		serial.event("fatal", "error", err.Error())
-		leave(serial, unix.LINUX_REBOOT_CMD_RESTART)
-	}
+	serial.event("fatal", "error", run(serial).Error())
+	leave(serial, unix.LINUX_REBOOT_CMD_RESTART)
 }
 
-// run brings the machine up and stays until it is to restart or to switch off.
+// run brings the machine up and stays until it is to restart or to switch off; it returns what went wrong, never nil.
 func run(serial *line) error {
 	if err := mountKernel(); err != nil {
 		return err
