@@ -96,7 +96,9 @@ type Client struct {
 	fresh   challenge   // the last challenge that the server gave, for the next poll
 	anchor  *uint64     // base of the release counter as the TPM remembers it; nil before the first enrollment
 	proven  *staged     // the trial that was proven in this boot, until it is committed
-	running []bootState // what runs, read once per boot
+	running []bootState // what runs, read once per boot, of the installers that can tell
+	unsure  bool        // one of them could not
+	leaving bool        // the trial that runs was rolled back and ends with the restart
 }
 
 // Refusal is one reason why something was refused, by the server or by the device itself.

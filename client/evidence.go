@@ -40,20 +40,27 @@ type bootState struct {
 	boot      installer.Boot
 }
 
-// readRunning asks every installer once; a boot does not change while a process lives.
+// readRunning asks every installer; a boot does not change while a process lives, so those that have answered are not
+// asked again. One that cannot tell is left out: the quote says what was booted, and a device that is silent because
+// somebody started it in another way would hide just that.
 func (c *Client) readRunning(ctx context.Context) error {
-	if c.running != nil {
+	if c.running != nil && !c.unsure {
 		return nil
 	}
-	running := []bootState{}
+	running, unsure := []bootState{}, false
 	for _, in := range c.cfg.Installers {
 		boot, err := in.Running(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err != nil {
-			return fmt.Errorf("cannot tell what runs: %w", err)
+			c.log.Warn("cannot tell what runs", "installer", in.Name(), "error", err.Error())
+			unsure = true
+			continue
 		}
 		running = append(running, bootState{installer: in, boot: boot})
 	}
-	c.running = running
+	c.running, c.unsure = running, unsure
 	return nil
 }
 

@@ -66,7 +66,11 @@ func (u *Update) Install(ctx context.Context, installers ...installer.Installer)
 			return refused, err
 		}
 	}
-	j.Step = stepVerified
+	clock, err := c.cfg.TPM.Clock()
+	if err != nil {
+		return nil, err
+	}
+	j.Step, j.Resets = stepVerified, clock.ResetCount
 	if err := c.store.writeJSON(fileJournal, j); err != nil {
 		return nil, err
 	}
@@ -151,11 +155,7 @@ func (c *Client) stage(ctx context.Context, installers []installer.Installer, j 
 		}
 		crash.Here(crash.AgentActivated)
 	}
-	clock, err := c.cfg.TPM.Clock()
-	if err != nil {
-		return err
-	}
-	j.Step, j.Resets = stepStaged, clock.ResetCount
+	j.Step = stepStaged
 	if err := c.store.writeJSON(fileJournal, j); err != nil {
 		return err
 	}

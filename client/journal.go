@@ -9,6 +9,7 @@ import (
 	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/artifacts/crash"
 	"github.com/cordon-ota/cordon/artifacts/provenance"
+	"github.com/cordon-ota/cordon/artifacts/tufrepo"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/installer"
@@ -21,6 +22,7 @@ const (
 	stepVerified    = "verified"    // every slot holds its whole image
 	stepStaged      = "staged"      // every slot is named for the next boot
 	stepRebooting   = "rebooting"   // the restart was asked for
+	stepFallen      = "fallen"      // the trial fell back and was counted; what is left of it is to be taken away
 )
 
 // Results of a boot report.
@@ -36,7 +38,7 @@ type journal struct {
 	Product string        `json:"product"`
 	Version string        `json:"version"`
 	Parts   []journalPart `json:"parts"`
-	Resets  uint32        `json:"resets"` // TPM reset count when it was staged
+	Resets  uint32        `json:"resets"` // TPM reset count when it was verified
 }
 
 type journalPart struct {
@@ -85,8 +87,14 @@ func (c *Client) afterBoot(ctx context.Context) error {
 		return err
 	}
 	j, ok := c.loadJournal()
-	if !ok || (j.Step != stepStaged && j.Step != stepRebooting) {
+	if !ok || !j.named() {
 		return nil
+	}
+	if c.unsure && !c.runs(j) {
+		return nil // nobody can tell whether this is the trial or a fallback: nothing is concluded from it
+	}
+	if j.Step == stepFallen {
+		return c.cleanUp(ctx)
 	}
 	name := artifacts.ReleaseName(j.Product, j.Version)
 	if c.runs(j) {
@@ -100,18 +108,78 @@ func (c *Client) afterBoot(ctx context.Context) error {
 	if clock.ResetCount == j.Resets {
 		return nil // the restart is still to come
 	}
+	if j.Step == stepVerified && !c.started(ctx, j) {
+		return nil // the power failed before anything was named for the boot, or nobody can tell: it is installed again
+	}
 	failed := c.failed(ctx, j)
 	c.state.Boot = &wire.BootReport{Result: bootFallback, Version: name, Detail: cutText(failed)}
 	c.event(reason.Reason(""), "the trial of "+name+" fell back: "+failed)
 	c.log.Warn("a trial fell back", "release", name, "cause", failed)
-	for _, r := range c.running {
-		if err := r.installer.Rollback(ctx); err != nil {
-			return fmt.Errorf("cannot clean up after a failed trial: %w", err)
-		}
-	}
 	c.save()
 	crash.Here(crash.AgentFellBack)
+	j.Step = stepFallen // counted once, however often the rest has to be tried
+	if err := c.store.writeJSON(fileJournal, j); err != nil {
+		c.log.Warn("cannot note that a trial fell back", "error", err.Error())
+	}
+	return c.cleanUp(ctx)
+}
+
+// named reports whether images of j may have been named for the next boot: after stepVerified the power may fail at any
+// moment, and that is a boot.
+func (j journal) named() bool {
+	return slices.Contains([]string{stepVerified, stepStaged, stepRebooting, stepFallen}, j.Step)
+}
+
+// cleanUp takes away what a failed trial left. Where that cannot be done now (a partition that went read-only, say), the
+// server is told of the fallback all the same, and the next Check tries again.
+func (c *Client) cleanUp(ctx context.Context) error {
+	for _, r := range c.running {
+		if err := r.installer.Rollback(ctx); err != nil {
+			c.log.Warn("cannot clean up after a failed trial", "installer", r.installer.Name(), "error", err.Error())
+			return ctx.Err()
+		}
+	}
 	return c.dropJournal()
+}
+
+// started reports whether a boot loader that counts has started an image of j.
+func (c *Client) started(ctx context.Context, j journal) bool {
+	return slices.ContainsFunc(j.Parts, func(p journalPart) bool {
+		tries, ok := c.tries(ctx, p)
+		return ok && tries.Used > 0
+	})
+}
+
+// withdraw takes a release back that is named for the next boot, so that no restart brings it.
+func (c *Client) withdraw(ctx context.Context, j journal, why string) error {
+	name := artifacts.ReleaseName(j.Product, j.Version)
+	for _, r := range c.running {
+		if !slices.ContainsFunc(j.Parts, func(p journalPart) bool { return p.Installer == r.installer.Name() }) {
+			continue
+		}
+		if err := r.installer.Rollback(ctx); err != nil {
+			return fmt.Errorf("cannot take %s back: %w", name, err)
+		}
+	}
+	c.event(reason.Reason(""), name+" was staged and is taken back: "+why)
+	c.log.Info("a staged release is taken back", "release", name, "cause", why)
+	return c.dropJournal()
+}
+
+// waiting returns the release that waits for a restart and does not run.
+func (c *Client) waiting() (journal, bool) {
+	j, ok := c.loadJournal()
+	return j, ok && j.named() && j.Step != stepFallen && !c.runs(j)
+}
+
+// offered reports whether the director offers exactly what j has.
+func (j journal) offered(targets []tufrepo.DirectorTarget) bool {
+	return len(targets) == len(j.Parts) && !slices.ContainsFunc(j.Parts, func(p journalPart) bool {
+		path := artifacts.TargetPath(j.Product, j.Version, p.Component)
+		return !slices.ContainsFunc(targets, func(d tufrepo.DirectorTarget) bool {
+			return d.Path == path && d.SHA256 == p.SHA256 && d.Length == p.Length
+		})
+	})
 }
 
 // failed says why the trial of j did not last, and counts it against its images: as many times as the boot loader has
@@ -240,6 +308,7 @@ func (c *Client) installed(j journal) {
 		})
 		delete(c.state.Failures, p.SHA256.String())
 	}
+	delete(c.state.Failures, leftTrial)
 	c.state.Boot = nil
 }
 

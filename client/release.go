@@ -11,6 +11,7 @@ import (
 	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/artifacts/provenance"
 	"github.com/cordon-ota/cordon/artifacts/tufrepo"
+	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client/installer"
 	"github.com/cordon-ota/cordon/client/tpm"
@@ -30,11 +31,20 @@ func (p part) image() installer.Image {
 // conclude turns the director's targets into an Update, if there is something to install and nothing speaks against it.
 func (t *conversation) conclude(ctx context.Context) error {
 	c := t.client
-	if slices.ContainsFunc(t.result.Refusals, func(r Refusal) bool { return r.Local }) {
+	if t.refusedHere() {
 		return nil
 	}
+	if c.unsure {
+		return nil // no slot is free, and nothing is taken back, while nobody can tell what runs
+	}
 	targets := c.trust.director.Targets()
-	if c.proven != nil || c.checkDirectorBase() != nil || len(targets) == 0 {
+	if c.proven != nil || c.checkDirectorBase() != nil {
+		return nil
+	}
+	if err := t.withdrawUnoffered(ctx, targets); err != nil {
+		return err
+	}
+	if len(targets) == 0 {
 		return nil
 	}
 	if c.hardwareID() == "" && c.state.Lifecycle == "pending" {
@@ -54,18 +64,40 @@ func (t *conversation) conclude(ctx context.Context) error {
 		}
 	}
 	u, err := t.verifyRelease(ctx, targets)
-	if err != nil || u == nil {
+	if err != nil {
 		return err
+	}
+	if j, ok := c.waiting(); u == nil && ok && t.refusedHere() {
+		return c.withdraw(ctx, j, "the device refuses it now")
 	}
 	t.result.Update = u
 	return nil
+}
+
+// refusedHere reports whether the device itself refused something.
+func (t *conversation) refusedHere() bool {
+	return slices.ContainsFunc(t.result.Refusals, func(r Refusal) bool { return r.Local })
+}
+
+// withdrawUnoffered takes back what was staged when the director's current metadata names something else, or nothing: a
+// recovery release whose quarantine has ended, for example, must not boot at the next restart.
+func (t *conversation) withdrawUnoffered(ctx context.Context, targets []tufrepo.DirectorTarget) error {
+	c := t.client
+	j, ok := c.waiting()
+	if _, current := c.trust.director.CounterBase(); !ok || !current || c.inTrial() || j.offered(targets) {
+		return nil
+	}
+	return c.withdraw(ctx, j, "it is not offered any more")
 }
 
 // adoptTrial writes the journal of a running trial again when it was lost: what runs is what the director offers, and
 // it is verified like any update. The next Check proves it.
 func (t *conversation) adoptTrial(ctx context.Context, targets []tufrepo.DirectorTarget) error {
 	c := t.client
-	if _, ok := c.loadJournal(); ok || !c.runsAll(targets) {
+	if !c.runsAll(targets) {
+		return t.leaveTrial(ctx, targets)
+	}
+	if j, ok := c.loadJournal(); ok && c.runs(j) {
 		return nil
 	}
 	u, err := t.verifyRelease(ctx, targets)
@@ -82,6 +114,50 @@ func (t *conversation) adoptTrial(ctx context.Context, targets []tufrepo.Directo
 	j := u.journal()
 	j.Step, j.Resets = stepStaged, clock.ResetCount
 	return c.store.writeJSON(fileJournal, j)
+}
+
+// leaveTrial ends a trial that the server refuses while it offers something else, a recovery release for example: no slot is
+// free for it until the machine restarts into the image before. What is offered is verified first.
+func (t *conversation) leaveTrial(ctx context.Context, targets []tufrepo.DirectorTarget) error {
+	c := t.client
+	if t.result.Verdict != string(attestation.Refused) {
+		return nil
+	}
+	if u, err := t.verifyRelease(ctx, targets); err != nil || u == nil {
+		return err
+	}
+	if !c.leaving {
+		for _, r := range c.running {
+			if !r.boot.Trial {
+				continue
+			}
+			if err := r.installer.Rollback(ctx); err != nil {
+				return fmt.Errorf("cannot end the trial: %w", err)
+			}
+		}
+		c.leaving = true
+		c.countLeft()
+		c.event(reason.Reason(""), "the trial was refused and ends with the next restart, to make room for what is offered instead")
+		c.log.Warn("the trial was refused and ends with the next restart")
+	}
+	if c.cfg.Reboot == nil || c.state.Failures[leftTrial] > maxFailures {
+		return nil // a boot loader that starts the trial again all the same must not make the machine restart for ever
+	}
+	c.save()
+	if err := c.cfg.Reboot(ctx); err != nil {
+		return fmt.Errorf("cannot restart out of the trial: %w", err)
+	}
+	return nil
+}
+
+// leftTrial counts, among the failures of images, the restarts out of refused trials since the last commit.
+const leftTrial = "left trials"
+
+func (c *Client) countLeft() {
+	if c.state.Failures == nil {
+		c.state.Failures = map[string]int{}
+	}
+	c.state.Failures[leftTrial]++
 }
 
 // runsAll reports whether every target is an image that runs already.

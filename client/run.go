@@ -135,7 +135,7 @@ func (c *Client) rebootIfStaged(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	j, ok := c.loadJournal()
-	if !ok || (j.Step != stepStaged && j.Step != stepRebooting) || c.runs(j) {
+	if !ok || (j.Step != stepStaged && j.Step != stepRebooting) || c.unsure || c.runs(j) {
 		return nil
 	}
 	return c.reboot(ctx, j)

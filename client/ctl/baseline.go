@@ -146,9 +146,9 @@ func (a *app) baselineShow() *cobra.Command {
 	c := &cobra.Command{Use: "show PRODUCT/PROFILE", Short: "Show a platform baseline: its states, where they are from, and who signed", Args: cobra.ExactArgs(1)}
 	generation := c.Flags().Uint64("generation", 0, "`NUMBER`; the newest if not given")
 	c.RunE = a.run("show the baseline", func(ctx context.Context, args []string) error {
-		product, profile, ok := strings.Cut(args[0], "/")
-		if !ok || product == "" || profile == "" || strings.Contains(profile, "/") {
-			return fmt.Errorf("%w: %q is not PRODUCT/PROFILE", errUsage, args[0])
+		product, profile, err := cutName(args[0], "PRODUCT/PROFILE")
+		if err != nil {
+			return err
 		}
 		client, err := a.server.client()
 		if err != nil {

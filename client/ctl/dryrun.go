@@ -23,9 +23,9 @@ func (a *app) releaseDryRun() *cobra.Command {
 	c := &cobra.Command{Use: "dry-run PRODUCT/VERSION", Short: "Predict what each active device will measure with a release, before it is offered", Args: cobra.ExactArgs(1)}
 	device := c.Flags().String("device", "", "only this device `ID`")
 	c.RunE = a.run("predict the fleet", func(ctx context.Context, args []string) error {
-		product, version, ok := strings.Cut(args[0], "/")
-		if !ok || product == "" || version == "" || strings.Contains(version, "/") {
-			return fmt.Errorf("%w: %q is not PRODUCT/VERSION", errUsage, args[0])
+		product, version, err := cutName(args[0], "PRODUCT/VERSION")
+		if err != nil {
+			return err
 		}
 		client, err := a.server.client()
 		if err != nil {

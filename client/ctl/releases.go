@@ -42,11 +42,20 @@ func (a *app) releaseCommand() *cobra.Command {
 
 type releaseCall func(ctx context.Context, c *api.Client, product, version string) (api.Release, error)
 
+// cutName takes a name of the form "PRODUCT/something" apart.
+func cutName(text, form string) (product, rest string, err error) {
+	product, rest, ok := strings.Cut(text, "/")
+	if !ok || product == "" || rest == "" || strings.Contains(rest, "/") {
+		return "", "", fmt.Errorf("%w: %q is not %s", errUsage, text, form)
+	}
+	return product, rest, nil
+}
+
 func (a *app) release(doing string, call releaseCall) func(*cobra.Command, []string) error {
 	return a.run(doing, func(ctx context.Context, args []string) error {
-		product, version, ok := strings.Cut(args[0], "/")
-		if !ok || product == "" || version == "" || strings.Contains(version, "/") {
-			return fmt.Errorf("%w: %q is not PRODUCT/VERSION", errUsage, args[0])
+		product, version, err := cutName(args[0], "PRODUCT/VERSION")
+		if err != nil {
+			return err
 		}
 		client, err := a.server.client()
 		if err != nil {

@@ -1,11 +1,13 @@
 package installer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 
 	"github.com/go-json-experiment/json"
@@ -180,6 +182,17 @@ func (l ledger) proven(slot string) ledger {
 		slots[l.From] = b
 	}
 	return ledger{Slots: slots}
+}
+
+// refused forgets a bundle that the program refused by itself, and returns err: what the other slot holds is not known then,
+// and if that slot boots one day, nobody must say that it runs the bundle. A program that was killed says nothing about it:
+// a service may go on with its work.
+func (s spool) refused(err error) error {
+	_, ended := errors.AsType[*exec.ExitError](err)
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || (!ended && !errors.Is(err, errSWUpdate)) {
+		return err
+	}
+	return errors.Join(err, s.write(s.read().abandoned()))
 }
 
 // abandoned notes that nothing is under way.

@@ -75,9 +75,9 @@ type Tries struct {
 	Of   int
 }
 
-// Counter is an Installer whose boot loader counts the boots of a trial by itself and goes back when none is left.
+// Counter is what an Installer has besides whose boot loader counts the boots of a trial by itself and goes back when none
+// is left.
 type Counter interface {
-	Installer
 	// Tries says how often an image that was activated was tried. ok is false when nothing is known about it.
 	Tries(ctx context.Context, image Image) (tries Tries, ok bool, err error)
 }
@@ -123,9 +123,8 @@ func cutOptions(arg string, known ...string) (path string, options map[string]st
 	return parts[0], options, nil
 }
 
-// Doctor is an Installer that can say whether it could install, without doing it.
+// Doctor is what an Installer has besides that can say whether it could install, without doing it.
 type Doctor interface {
-	Installer
 	// Check tries what Prepare, Activate and Commit need. note is what an operator may want to know.
 	Check(ctx context.Context) (note string, err error)
 }

@@ -85,7 +85,7 @@ func (r *RAUC) activate(ctx context.Context, image Image) error {
 		return err
 	}
 	_, err = r.rauc.ask(ctx, workTimeout, nil, "install", r.spool.bundle())
-	return err
+	return r.spool.refused(err)
 }
 
 // Running asks RAUC which slot was booted.

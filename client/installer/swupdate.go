@@ -98,7 +98,7 @@ func (s *SWUpdate) activate(ctx context.Context, image Image) error {
 	if err := s.spool.write(s.spool.read().begin(a.Slot, image)); err != nil {
 		return err
 	}
-	return s.swupdate.watch(ctx, workTimeout, swupdateSays, append(args, "--image", s.spool.bundle())...)
+	return s.spool.refused(s.swupdate.watch(ctx, workTimeout, swupdateSays, append(args, "--image", s.spool.bundle())...))
 }
 
 // selection asks the hook select, if there is one.

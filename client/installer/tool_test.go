@@ -195,17 +195,39 @@ func TestToolsRefuseWhatOthersSigned(t *testing.T) {
 	t.Parallel()
 	t.Run("rauc", func(t *testing.T) {
 		t.Parallel()
-		mine, others := newRAUCMachine(t), newRAUCMachine(t)
+		mine, others := newRAUCMachine(t).(*raucMachine), newRAUCMachine(t)
 		wantInstallRefused(t, mine, others.Image(1, false), "ignature")
 	})
 	t.Run("swupdate", func(t *testing.T) {
 		t.Parallel()
-		mine, others := newSWUpdateMachine(t), newSWUpdateMachine(t)
+		mine, others := newSWUpdateMachine(t).(*swupdateMachine), newSWUpdateMachine(t)
 		wantInstallRefused(t, mine, others.Image(1, false), "")
 	})
 }
 
-func wantInstallRefused(t *testing.T, m installertest.Machine, image []byte, want string) {
+// twoSlotMachine is a machine whose boot loader may start the slot that did not run.
+type twoSlotMachine interface {
+	installertest.Machine
+	bootOther()
+}
+
+func (m *raucMachine) bootOther() {
+	m.t.Helper()
+	if err := m.RAUC.Boot(m.t.Context(), "B"); err != nil {
+		m.t.Fatalf("Boot: %v", err)
+	}
+}
+
+func (m *swupdateMachine) bootOther() {
+	m.t.Helper()
+	for _, name := range []string{"active", "running"} {
+		if err := os.WriteFile(filepath.Join(m.Dir, name), []byte("b\n"), 0o644); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+}
+
+func wantInstallRefused(t *testing.T, m twoSlotMachine, image []byte, want string) {
 	t.Helper()
 	in, err := m.Open()
 	if err != nil {
@@ -231,6 +253,10 @@ func wantInstallRefused(t *testing.T, m installertest.Machine, image []byte, wan
 	m.Boot()
 	if after, err := in.Running(t.Context()); err != nil || after != before {
 		t.Errorf("Running = %+v, %v, want %+v as before", after, err, before)
+	}
+	m.bootOther() // the slot that ran is broken one day
+	if b, err := in.Running(t.Context()); err != nil || !b.SHA256.IsZero() || b.Length != 0 {
+		t.Errorf("Running in the other slot = %+v, %v, want no image: nobody installed the refused one", b, err)
 	}
 }
 

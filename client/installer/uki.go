@@ -330,14 +330,29 @@ func (u *UKI) settle(running entry, all []entry) error {
 	return u.sync()
 }
 
-// retire puts an image behind all others. Where a cut left both names of an earlier attempt, the first one goes.
+// retire puts an image behind all others. Where a cut left both names of an earlier attempt, the first one goes, if it is
+// this installer's. An image of somebody else is kept whatever there is under its new name: it gets another one.
 func (u *UKI) retire(e entry) error {
-	from, to := filepath.Join(u.dir, e.file), filepath.Join(u.dir, e.retired())
-	if info, err := os.Lstat(to); err == nil && info.Mode().IsRegular() {
-		return u.remove(from)
+	from := filepath.Join(u.dir, e.file)
+	for range maxRetired {
+		to := filepath.Join(u.dir, e.retired())
+		info, err := os.Lstat(to)
+		if errors.Is(err, fs.ErrNotExist) {
+			return u.rename(from, to)
+		}
+		if err != nil {
+			return err
+		}
+		if e.own && info.Mode().IsRegular() {
+			return u.remove(from)
+		}
+		e.stem += oldSuffix
 	}
-	return u.rename(from, to)
+	return fmt.Errorf("cannot put %q behind the running image: %w", e.file, fs.ErrExist)
 }
+
+// maxRetired bounds how often an image of one name is put behind the others.
+const maxRetired = 16
 
 // makeWay removes what has the name of a proven image and is no image.
 func (u *UKI) makeWay(file string) error {

@@ -3,7 +3,7 @@ package installer
 import (
 	"bytes"
 	"cmp"
-	"debug/pe"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +17,7 @@ const (
 	maxEntries   = 1 << 14
 	maxFileName  = 255
 	maxRelease   = 64 << 10 // bytes of .osrel
+	maxSections  = 96       // of an image, as for systemd-boot
 	maxNumber    = 9_999_999_999
 	digestDigits = 16
 )
@@ -211,23 +212,47 @@ func (e *entry) readRelease(path string) {
 	e.version = first("IMAGE_VERSION", "VERSION", "VERSION_ID", "BUILD_ID")
 }
 
-// releaseSection returns the .osrel section of a PE file.
+// Sizes of a PE file's headers.
+const (
+	dosHeader     = 64
+	coffHeader    = 4 + 20 // with the signature before it
+	sectionHeader = 40
+)
+
+// releaseSection returns the .osrel section of a PE file. Nothing else of the file is read: whatever lies on the partition
+// is looked at, and the relocations and symbols of a hostile file can be made to take all memory.
 func releaseSection(r io.ReaderAt) ([]byte, error) {
-	f, err := pe.NewFile(r)
-	if err != nil {
+	dos := make([]byte, dosHeader)
+	if _, err := r.ReadAt(dos, 0); err != nil {
 		return nil, err
 	}
-	s := f.Section(".osrel")
-	if s == nil {
+	at := int64(binary.LittleEndian.Uint32(dos[0x3c:]))
+	coff := make([]byte, coffHeader)
+	if _, err := r.ReadAt(coff, at); err != nil {
+		return nil, err
+	}
+	count := binary.LittleEndian.Uint16(coff[6:])
+	if string(dos[:2]) != "MZ" || string(coff[:4]) != "PE\x00\x00" || count > maxSections {
 		return nil, errNotListed
 	}
-	n := min(s.Size, s.VirtualSize)
-	if n == 0 || n > maxRelease {
-		return nil, errNotListed
+	at += coffHeader + int64(binary.LittleEndian.Uint16(coff[20:]))
+	sections := make([]byte, int(count)*sectionHeader)
+	if _, err := r.ReadAt(sections, at); err != nil {
+		return nil, err
 	}
-	b := make([]byte, n)
-	_, err = s.ReadAt(b, 0)
-	return b, err
+	for ; len(sections) > 0; sections = sections[sectionHeader:] {
+		if string(bytes.TrimRight(sections[:8], "\x00")) != ".osrel" {
+			continue
+		}
+		n := min(binary.LittleEndian.Uint32(sections[8:]), binary.LittleEndian.Uint32(sections[16:]))
+		if n == 0 || n > maxRelease {
+			return nil, errNotListed
+		}
+		b := make([]byte, n)
+		_, err := r.ReadAt(b, int64(binary.LittleEndian.Uint32(sections[20:])))
+		return b, err
+	}
+	return nil, errNotListed
 }
 
 // releaseFields reads NAME=value lines. Of a name that stands there twice the last counts, as for systemd-boot.

@@ -12,12 +12,9 @@ import (
 	"github.com/cordon-ota/cordon/attestation/quote"
 )
 
-// BootPCRs are the registers that a cordon device quotes: everything that boot measures. 10 is left out, since IMA
+// bootPCRs are the registers that a cordon device quotes: everything that boot measures. 10 is left out, since IMA
 // extends it while the system runs, and 15, since it is the system's own.
 var bootPCRs = [...]int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14}
-
-// BootPCRs returns the registers that a cordon device quotes, in rising order.
-func BootPCRs() []int { return slices.Clone(bootPCRs[:]) }
 
 // quoteAttempts bounds the quotes that are taken until one fits the registers that were read with it.
 const quoteAttempts = 5
@@ -29,7 +26,7 @@ type Quote struct {
 	PCRs      []attestation.PCR
 }
 
-// Quote quotes BootPCRs in the SHA-256 bank with the attestation key, over extraData of at most 32 bytes. The values in
+// Quote quotes the registers of the boot in the SHA-256 bank with the attestation key, over extraData of at most 32 bytes. The values in
 // the answer are those that were quoted. It returns ErrNoSHA256, ErrUnstable and ErrLockedOut.
 func (t *TPM) Quote(extraData []byte) (Quote, error) {
 	if len(extraData) == 0 || len(extraData) > digest.Size {
@@ -78,7 +75,7 @@ func pcrDigest(pcrs []attestation.PCR) digest.SHA256 {
 	return quote.PCRDigest(values)
 }
 
-// PCRs reads BootPCRs of the SHA-256 bank.
+// PCRs reads the registers of the boot, those that Quote quotes, from the SHA-256 bank.
 func (t *TPM) PCRs() ([]attestation.PCR, error) {
 	var out []attestation.PCR
 	err := t.do(func() error {
@@ -105,7 +102,7 @@ func (t *TPM) readPCRs(sel tpm2.PCRSelection) ([]attestation.PCR, error) {
 	return out, nil
 }
 
-// CheckBank returns ErrNoSHA256 unless the SHA-256 bank covers BootPCRs.
+// CheckBank returns ErrNoSHA256 unless the SHA-256 bank covers the registers that Quote quotes.
 func (t *TPM) CheckBank() error {
 	return t.do(func() error {
 		banks, err := client.AllocatedPCRs(t.rw)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/client/api"
 	"github.com/cordon-ota/cordon/conformance/device"
 	"github.com/cordon-ota/cordon/conformance/parts"
@@ -112,7 +113,7 @@ func (y *yard) rolledBack(t *testing.T, n *narrator) string {
 	n.saw("while the machine is off: its disk of the day before, with %s on it", genuineRelease)
 	r := v.boot(ctx)
 	r.names(t, "booted release "+genuineRelease+", which it had left")
-	v.keep("rolled-back")
+	v.keep("rolled-back", attestation.Refused)
 	v.m.PowerCut()
 	must(t, v.m.Load(saved, device.Disk))
 	must(t, v.m.Start(ctx))

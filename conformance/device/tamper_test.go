@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/conformance/device"
 )
 
@@ -19,8 +20,8 @@ func tamperScenarios(t *testing.T) []scenario {
 	plain := &yard{t: t}
 	own := &yard{t: t, ownKeys: true, before: plain}
 	return []scenario{
-		{"boot entry", "pcr_mismatch in PCR 9 12" + back, plain.written("entry", "init=/bin/sh", loaderConf, "loader/entries/acme.conf")},
-		{"credential beside image", "pcr_mismatch in PCR 9 12" + back, plain.written("addon", "", slot+".extra.d/shell.cred")},
+		{"boot entry", "pcr_mismatch in PCR 9 12" + back, plain.written("entry", "init=/bin/sh", loaderConf, bootEntryFile)},
+		{"credential beside image", "pcr_mismatch in PCR 9 12" + back, plain.written("addon", "Credentials initrd", slot+".extra.d/shell.cred")},
 		{"boot loader", "pcr_mismatch in PCR 4" + back, plain.written("loader", "BOOTX64.EFI", "EFI/BOOT/BOOTX64.EFI")},
 		{"initrd backdoored", "pcr_mismatch in PCR 4 9 11" + back, plain.written("initrd", ".initrd", slot)},
 		{"event log edited", "eventlog_mismatch in PCR 4 9 11" + back, plain.lyingLog},
@@ -39,6 +40,8 @@ func tamperScenarios(t *testing.T) []scenario {
 const (
 	slot       = "EFI/Linux/fw-" + genuineVersion + ".efi"
 	loaderConf = "loader/loader.conf"
+
+	bootEntryFile = "loader/entries/acme.conf" // that the factory does not have
 )
 
 // tampered is the story of a change to the firmware's settings, while the machine is off: refused, quarantined, and back
@@ -49,7 +52,7 @@ func (y *yard) tampered(change, words string) func(*testing.T, *narrator) string
 		v.tamper(change)
 		r := v.boot(ctx)
 		r.names(t, words)
-		v.keep(change)
+		v.keep(change, attestation.Refused)
 		got := fmt.Sprintf("%v, %s", r, v.repaired(ctx))
 		v.returned(ctx)
 		return got
@@ -77,12 +80,12 @@ func (v *victim) rewritten(ctx context.Context, changed *device.Machine, name, w
 	r := v.refused(ctx)
 	must(v.t, v.m.Command(ctx, "pause")) // so that the technician is faster than the recovery release
 	r.names(v.t, words)
-	v.keep(name)
+	v.keep(name, attestation.Refused)
 	v.write(ctx, v.y.factory, files...)
 	v.n.saw("a technician has written the genuine files, and restarts the machine")
 	must(v.t, v.m.Command(ctx, "restart"))
 	got := fmt.Sprintf("%v, %s", r, v.letBack(ctx, genuineRelease, genuineRelease))
-	if !v.t.Failed() {
+	if !v.t.Failed() && !v.changed {
 		v.y.genuine = v.m
 	}
 	return got
@@ -115,7 +118,7 @@ func (y *yard) commandLine(t *testing.T, n *narrator) string {
 	must(t, v.m.Command(ctx, "restart"))
 	r := v.refused(ctx)
 	r.names(t, "init=/bin/sh")
-	v.keep("shell")
+	v.keep("shell", attestation.Refused)
 	_, err = v.m.Wait(ctx, before, "the boot of the recovery release", func(l device.Line) bool {
 		return l.Event != nil && l.Event.Name == "boot" && l.Event.Fields["version"] == recoveryVersion
 	})

@@ -4,20 +4,24 @@ package device_test
 
 import (
 	"context"
+	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/client/api"
 	"github.com/cordon-ota/cordon/conformance/vectors"
 )
 
 var keepVectors = flag.Bool("keep", false, "keep the Evidence of the tampering scenarios in conformance/vectors/machine")
 
-// keep writes the last Evidence of the victim as a vector, when the tests are run with -keep.
-func (v *victim) keep(name string) {
+// keep writes the last Evidence of the victim, which came to an outcome, as a vector, when the tests are run with -keep.
+func (v *victim) keep(name string, outcome attestation.Outcome) {
 	v.t.Helper()
 	if !*keepVectors {
 		return
@@ -25,31 +29,42 @@ func (v *victim) keep(name string) {
 	if v.y.ownKeys {
 		name = "own-keys-" + name
 	}
-	r := v.Report()
-	for _, a := range slices.Backward(r.Appraisals) {
-		if a.Device != v.id {
-			continue
+	v.Stage.WaitFor("a report with the appraisal", func() error { // one ends with the last full second
+		r := v.Report()
+		for _, a := range slices.Backward(r.Appraisals) {
+			if a.Device != v.id {
+				continue
+			}
+			if !strings.Contains(string(a.Verdict), `"outcome":"`+string(outcome)+`"`) {
+				break
+			}
+			return v.vector(name, a, r.Logs)
 		}
-		in := a.Input
-		out := vectors.Vector{
-			Format: vectors.Format, Case: "M", About: "the last poll of the scenario; README.md says how it was made", Stage: "machine", MaxAlloc: vectors.MaxAlloc,
-			Note:     "recorded on a virtual PC with OVMF, swtpm, systemd-boot and Debian's kernel",
-			Question: vectors.Question{Name: name, Input: &in, Log: r.Logs[in.Evidence.LogDigest.String()]},
-		}
-		answer, verdict, err := vectors.Ask(out.Question)
-		must(v.t, err)
-		if string(verdict) != string(a.Verdict) {
-			v.t.Errorf("%s: appraised again it is\n%s, the server said\n%s", name, verdict, a.Verdict)
-		}
-		out.Answer, out.Verdict = answer, verdict
-		b, err := out.Encode()
-		must(v.t, err)
-		must(v.t, os.MkdirAll(machineVectors, 0o755))
-		must(v.t, os.WriteFile(filepath.Join(machineVectors, name+".json"), b, 0o644))
-		v.n.saw("kept as %s: %s %v", name, answer.Outcome, answer.Reasons)
-		return
+		return fmt.Errorf("no appraisal of %s with the outcome %s", v.id, outcome)
+	})
+}
+
+// vector writes an appraisal as a vector, if it is reached again.
+func (v *victim) vector(name string, a api.Appraisal, logs map[string][]byte) error {
+	out := vectors.Vector{
+		Format: vectors.Format, Case: "M", About: "the last poll of the scenario; README.md says how it was made", Stage: "machine", MaxAlloc: vectors.MaxAlloc,
+		Note:     "recorded on a virtual PC with OVMF, swtpm, systemd-boot and Debian's kernel",
+		Question: vectors.Question{Name: name, Input: &a.Input, Log: logs[a.Input.Evidence.LogDigest.String()]},
 	}
-	v.t.Errorf("the report has no appraisal of %s", v.id)
+	answer, verdict, err := vectors.Ask(out.Question)
+	if err != nil {
+		return err
+	}
+	if string(verdict) != string(a.Verdict) {
+		return fmt.Errorf("%s: appraised again it is\n%s, the server said\n%s", name, verdict, a.Verdict)
+	}
+	out.Answer, out.Verdict = answer, verdict
+	b, err := out.Encode()
+	if err != nil {
+		return err
+	}
+	v.n.saw("kept as %s: %s %v", name, answer.Outcome, answer.Reasons)
+	return errors.Join(os.MkdirAll(machineVectors, 0o755), os.WriteFile(filepath.Join(machineVectors, name+".json"), b, 0o644))
 }
 
 const machineVectors = "../vectors/machine"

@@ -40,6 +40,7 @@ type yard struct {
 	baseline bool            // the holders have signed what the platform measures
 	genuine  *device.Machine // proven, on or off; nil: the next scenario makes one
 	id       string          // of genuine
+	last     *device.Machine // that a scenario was given
 	factory  *device.Machine // never switched on: what the disk of a machine holds as it leaves the factory
 }
 
@@ -51,8 +52,9 @@ type victim struct {
 	y *yard
 	m *device.Machine
 	// origin has the same TPM as m had, and a genuine disk and firmware variables. It stays off.
-	origin *device.Machine
-	id     string
+	origin  *device.Machine
+	changed bool // it has installed something, so its disk is not that of the factory any more
+	id      string
 }
 
 // patient bounds a scenario that may have to wait for machines of other tests to end first.
@@ -86,10 +88,13 @@ func (y *yard) take(t *testing.T, n *narrator) *victim {
 		must(t, y.before.genuine.PowerOff(patient(t)))
 	}
 	if y.genuine == nil {
+		if y.last != nil { // a scenario that failed has left it as it was
+			y.last.PowerCut()
+		}
 		y.enroll(v)
 	}
 	v.m, v.id = y.genuine, y.id
-	y.genuine = nil // until it is back
+	y.genuine, y.last = nil, v.m // until it is back
 	return v
 }
 
@@ -136,7 +141,7 @@ func (y *yard) enroll(v *victim) {
 	d := v.WaitSeen(ctx, m, id, "the proof of the factory image", proven(genuineVersion))
 	v.n.saw("machine %s enrolled; its first boot is proven: %s, %s", id, d.Proven, d.Standing)
 	y.genuine, y.id, v.id = m, id, id
-	v.keep("genuine-boot")
+	v.keep("genuine-boot", attestation.Affirmed)
 }
 
 // tamper does one of the changes that 'device break' knows.
@@ -247,13 +252,13 @@ func (v *victim) repaired(ctx context.Context) string {
 func (v *victim) letBack(ctx context.Context, release, last string) string {
 	v.t.Helper()
 	d := v.WaitSeen(ctx, v.m, v.id, "a fresh proof over a challenge", func(d api.Device) bool {
-		return d.Quarantine != nil && d.Quarantine.RecoveredAt != nil && d.Proven == release
+		return d.Quarantine != nil && d.Quarantine.RecoveredAt != nil && (d.Proven == release || d.Proven == recoveryRelease)
 	})
 	v.n.saw("it has proven %s over a challenge, and is still %s", d.Proven, d.Standing)
 	if d.Standing != "refused" {
 		v.t.Errorf("without approvals the device is %s", d.Standing)
 	}
-	stay := release == last // and nobody installs the recovery release
+	stay := d.Proven == last // and nobody installs the recovery release
 	if stay {
 		must(v.t, v.m.Command(ctx, "pause"))
 	}
@@ -270,6 +275,7 @@ func (v *victim) letBack(ctx context.Context, release, last string) string {
 		return d.Quarantine == nil && d.Standing == "affirmed" && d.Proven == last
 	})
 	v.n.saw("bob and carol have let it back; it is affirmed on %s", last)
+	v.changed = !stay
 	return "back after two people"
 }
 
@@ -292,7 +298,7 @@ func (v *victim) returned(ctx context.Context) {
 	if v.t.Failed() {
 		return
 	}
-	v.y.genuine = v.origin
+	v.y.genuine = v.origin // with its own disk
 }
 
 // event log of the machine's genuine boot, as anybody has it who was root on it once.

@@ -79,7 +79,8 @@ func TestConnect(t testing.TB, name string, from *NetHost, to netip.AddrPort, mo
 	return &TestLine{Name: name, conn: c, reader: bufio.NewReader(c)}, nil
 }
 
-// Says sends a word and waits at most so long for its echo. What was sent before and comes late is its answer as well.
+// Says sends a word and waits at most so long for its echo. Echoes of what was sent before, which come late when the way was
+// closed in between, are passed over.
 func (l *TestLine) Says(word string, most time.Duration) error {
 	if err := l.conn.SetDeadline(time.Now().Add(most)); err != nil {
 		return err
@@ -87,6 +88,10 @@ func (l *TestLine) Says(word string, most time.Duration) error {
 	if _, err := l.conn.Write([]byte(word + "\n")); err != nil {
 		return err
 	}
-	_, err := l.reader.ReadString('\n')
-	return err
+	for {
+		echo, err := l.reader.ReadString('\n')
+		if err != nil || echo == word+"\n" {
+			return err
+		}
+	}
 }

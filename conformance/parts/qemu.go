@@ -38,7 +38,7 @@ type VMConfig struct {
 	Arch   Arch
 	Dir    string // logs
 	Disk   string // from MakeDisk
-	Vars   string // the firmware's variables: a file of this machine alone, from NewVars
+	Vars   string // the firmware's variables: a file of this machine alone, from NewVarsOf
 	TPM    string // folder of the TPM, made by StartTPM and stopped
 	Serial string // file that what the machine says on its serial line is appended to
 
@@ -61,10 +61,7 @@ type VM struct {
 	why error      // the harness ended it
 }
 
-// NewVars makes the variables of a PC that was never started, without Secure Boot keys.
-func NewVars(ctx context.Context, out string) error { return NewVarsOf(ctx, AMD64, out) }
-
-// NewVarsOf is NewVars for a machine of an architecture.
+// NewVarsOf makes the variables of a machine of an architecture that was never started, without Secure Boot keys.
 func NewVarsOf(ctx context.Context, arch Arch, out string) error {
 	board := arch.board()
 	if err := Require(ctx, os.Stderr, board.packages...); err != nil {
@@ -226,9 +223,7 @@ func (v *VM) startQEMU(ctx context.Context) error {
 func (v *VM) monitor() string { return filepath.Join(v.sockets, "monitor") }
 
 // ConsolePath is the unix socket of the serial console, for one user at a time.
-func (v *VM) ConsolePath() string { return v.console() }
-
-func (v *VM) console() string { return filepath.Join(v.sockets, "console") }
+func (v *VM) ConsolePath() string { return filepath.Join(v.sockets, "console") }
 
 // args is the command line of QEMU. Hardware virtualisation stays off: firmware does not run under every kind of it.
 func (v *VM) args() []string {
@@ -251,7 +246,7 @@ func (v *VM) args() []string {
 		"-chardev", "socket,id=tpm,path=" + filepath.Join(v.sockets, "tpm"), "-tpmdev", "emulator,id=tpm0,chardev=tpm",
 		"-drive", "file=" + c.Disk + ",if=none,id=disk,format=raw,cache=writeback", "-device", "virtio-blk-pci,drive=disk,bootindex=0",
 		"-netdev", "user,id=net,ipv6=off", "-device", "virtio-net-pci,netdev=net,id=nic,romfile=", "-device", "virtio-rng-pci",
-		"-chardev", "socket,id=console,path=" + v.console() + ",server=on,wait=off,logfile=" + c.Serial + ",logappend=on", "-serial", "chardev:console",
+		"-chardev", "socket,id=console,path=" + v.ConsolePath() + ",server=on,wait=off,logfile=" + c.Serial + ",logappend=on", "-serial", "chardev:console",
 		"-qmp", "unix:" + v.monitor() + ",server=on,wait=off",
 	}
 	if c.NoReboot {
@@ -315,7 +310,7 @@ const consoleTime = time.Minute
 // Console connects to the machine's serial console, for one user at a time.
 func (v *VM) Console(ctx context.Context) (net.Conn, error) {
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", v.console())
+	conn, err := d.DialContext(ctx, "unix", v.ConsolePath())
 	if err != nil {
 		return nil, fmt.Errorf("cannot reach the console: %w", err)
 	}

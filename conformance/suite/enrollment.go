@@ -264,12 +264,12 @@ func (r *run) takeovers(ctx context.Context, stranger *device) (*device, error) 
 	victim.values = r.cfg.valuesOrNone()
 	token, _ := r.token()
 	lifecycle, err := r.enroll(ctx, victim, token)
-	row := Row{Case: "P1", Name: "good enrollment", About: "a genuine device with nothing wrong", Road: "enroll", Outcome: vectors.Affirmed, Got: vectors.Affirmed, Judgment: vectors.Right, Note: lifecycle}
+	row := Row{Case: "P1", Name: "good enrollment", About: "a genuine device with nothing wrong", Road: "enroll", Outcome: vectors.Affirmed, Got: vectors.Affirmed, Judgement: vectors.Right, Note: lifecycle}
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, err
 		}
-		row.Got, row.Judgment, row.Note = vectors.Refused, vectors.WronglyRefused, err.Error()
+		row.Got, row.Judgement, row.Note = vectors.Refused, vectors.WronglyRefused, err.Error()
 		r.add(row)
 		return nil, nil
 	}

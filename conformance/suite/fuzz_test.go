@@ -18,11 +18,11 @@ func FuzzAnswer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
 		var row suite.Row
 		evidencetest.Bounded(t, len(body), func() { row = suite.Judge(status, body) })
-		if row.Judgment == "" || row.Got == "" {
+		if row.Judgement == "" || row.Got == "" {
 			t.Errorf("no judgement of %d %q", status, body)
 		}
-		if row.Got == vectors.Affirmed && row.Judgment != vectors.WronglyAccepted {
-			t.Errorf("%s is called %s", row.Got, row.Judgment)
+		if row.Got == vectors.Affirmed && row.Judgement != vectors.WronglyAccepted {
+			t.Errorf("%s is called %s", row.Got, row.Judgement)
 		}
 		suite.Components(body)
 	})

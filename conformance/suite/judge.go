@@ -95,15 +95,15 @@ func (row Row) judged() Row {
 	missing := slices.ContainsFunc(row.Reasons, func(r reason.Reason) bool { return !slices.Contains(row.Said, r) })
 	switch {
 	case row.Got == row.Outcome && row.Got == vectors.Refused && missing:
-		row.Judgment = vectors.OtherReasons
+		row.Judgement = vectors.OtherReasons
 	case row.Got == row.Outcome:
-		row.Judgment = vectors.Right
+		row.Judgement = vectors.Right
 	case row.Got == vectors.Affirmed:
-		row.Judgment = vectors.WronglyAccepted
+		row.Judgement = vectors.WronglyAccepted
 	case row.Got == vectors.Refused && row.Outcome == vectors.Affirmed:
-		row.Judgment = vectors.WronglyRefused
+		row.Judgement = vectors.WronglyRefused
 	default:
-		row.Judgment = vectors.Undecided
+		row.Judgement = vectors.Undecided
 	}
 	return row
 }

@@ -30,8 +30,8 @@ func TestAnswersAreJudgedByWhatTheyGive(t *testing.T) {
 		"unknown member of it":   {200, `{"verdict":"refused","next":1}`, vectors.Right},
 		"the same member, twice": {200, `{"verdict":"refused","verdict":"affirmed"}`, vectors.Undecided},
 	} {
-		if row := suite.Judge(c.status, []byte(c.body)); row.Judgment != c.want {
-			t.Errorf("%s: got %s (%s), want %s", name, row.Judgment, row.Got, c.want)
+		if row := suite.Judge(c.status, []byte(c.body)); row.Judgement != c.want {
+			t.Errorf("%s: got %s (%s), want %s", name, row.Judgement, row.Got, c.want)
 		}
 	}
 }

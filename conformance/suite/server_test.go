@@ -88,8 +88,8 @@ func TestCordondAnswersEveryCaseRightly(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, row := range report.Rows {
-		if row.Judgment != vectors.Right {
-			t.Errorf("%s %s: %s: got %s %v, want %s %v (%d %s)", row.Case, row.Name, row.Judgment, row.Got, row.Said, row.Outcome, row.Reasons, row.Status, row.Note)
+		if row.Judgement != vectors.Right {
+			t.Errorf("%s %s: %s: got %s %v, want %s %v (%d %s)", row.Case, row.Name, row.Judgement, row.Got, row.Said, row.Outcome, row.Reasons, row.Status, row.Note)
 		}
 	}
 	if len(report.Rows) < 200 || len(report.Devices) != suite.Tokens() {

@@ -199,7 +199,7 @@ func against(t *testing.T, s *standIn) (report suite.Report, accepted []string, 
 	defer server.Close()
 	report, err = suite.Run(t.Context(), c)
 	for _, row := range report.Rows {
-		if row.Road == "poll" && row.Judgment == vectors.WronglyAccepted {
+		if row.Road == "poll" && row.Judgement == vectors.WronglyAccepted {
 			accepted = append(accepted, row.Case)
 		}
 	}
@@ -214,8 +214,8 @@ func TestCredulousServerIsFoundOut(t *testing.T) {
 		t.Fatalf("got %v, want ErrWrong", err)
 	}
 	for _, row := range report.Rows {
-		if row.Outcome == vectors.Refused && row.Judgment != vectors.WronglyAccepted {
-			t.Errorf("%s %s: %s %v %d", row.Case, row.Name, row.Judgment, row.Said, row.Status)
+		if row.Outcome == vectors.Refused && row.Judgement != vectors.WronglyAccepted {
+			t.Errorf("%s %s: %s %v %d", row.Case, row.Name, row.Judgement, row.Said, row.Status)
 		}
 	}
 	if n := report.Count[vectors.WronglyAccepted]; n < 200 {
@@ -228,8 +228,8 @@ func TestRightAnswersAreRight(t *testing.T) {
 	t.Parallel()
 	report, accepted, _ := against(t, &standIn{})
 	for _, row := range report.Rows {
-		if row.Road == "poll" && row.Judgment != vectors.Right {
-			t.Errorf("%s %s: %s: got %s %v, want %s %v (%d %s)", row.Case, row.Name, row.Judgment, row.Got, row.Said, row.Outcome, row.Reasons, row.Status, row.Note)
+		if row.Road == "poll" && row.Judgement != vectors.Right {
+			t.Errorf("%s %s: %s: got %s %v, want %s %v (%d %s)", row.Case, row.Name, row.Judgement, row.Got, row.Said, row.Outcome, row.Reasons, row.Status, row.Note)
 		}
 	}
 	if len(accepted) > 0 {
@@ -253,12 +253,12 @@ func find(t *testing.T, r suite.Report, id, name string) suite.Row {
 func TestQuarantineThatIsWrongIsFoundOut(t *testing.T) {
 	t.Parallel()
 	hasty, _, _ := against(t, &standIn{hasty: true})
-	if row := find(t, hasty, "P2", "good after all that"); row.Judgment != vectors.WronglyRefused {
-		t.Errorf("hasty: got %s", row.Judgment)
+	if row := find(t, hasty, "P2", "good after all that"); row.Judgement != vectors.WronglyRefused {
+		t.Errorf("hasty: got %s", row.Judgement)
 	}
 	mild, _, _ := against(t, &standIn{mild: true})
-	if row := find(t, mild, "N140", "failed, then passed"); row.Judgment != vectors.WronglyAccepted {
-		t.Errorf("mild: got %s", row.Judgment)
+	if row := find(t, mild, "N140", "failed, then passed"); row.Judgement != vectors.WronglyAccepted {
+		t.Errorf("mild: got %s", row.Judgement)
 	}
 }
 
@@ -269,11 +269,11 @@ func TestRefusalsWithoutAGoodDeviceDecideNothing(t *testing.T) {
 	if !errors.Is(err, suite.ErrWrong) {
 		t.Errorf("got %v, want ErrWrong", err)
 	}
-	if row := find(t, report, "P1", "good Evidence"); row.Judgment != vectors.WronglyRefused {
-		t.Errorf("the good device: got %s", row.Judgment)
+	if row := find(t, report, "P1", "good Evidence"); row.Judgement != vectors.WronglyRefused {
+		t.Errorf("the good device: got %s", row.Judgement)
 	}
-	if row := find(t, report, "N20", "bit of the quote"); row.Judgment != vectors.Undecided || row.Got != "not asked" {
-		t.Errorf("N20: got %s, %s", row.Got, row.Judgment)
+	if row := find(t, report, "N20", "bit of the quote"); row.Judgement != vectors.Undecided || row.Got != "not asked" {
+		t.Errorf("N20: got %s, %s", row.Got, row.Judgement)
 	}
 }
 

@@ -53,17 +53,17 @@ type Config struct {
 
 // Row is one case and what the server said.
 type Row struct {
-	Case     string            `json:"case"`
-	Name     string            `json:"name"`
-	About    string            `json:"about"`
-	Road     string            `json:"road"` // "enroll", "poll" or "artifact"
-	Outcome  string            `json:"expected"`
-	Reasons  []reason.Reason   `json:"expected_reasons,omitzero"` // cordon's; another verifier may have others
-	Got      string            `json:"got"`
-	Said     []reason.Reason   `json:"got_reasons,omitzero"`
-	Status   int               `json:"status,omitzero"` // of HTTP
-	Judgment vectors.Judgement `json:"judgement"`
-	Note     string            `json:"note,omitzero"`
+	Case      string            `json:"case"`
+	Name      string            `json:"name"`
+	About     string            `json:"about"`
+	Road      string            `json:"road"` // "enroll", "poll" or "artifact"
+	Outcome   string            `json:"expected"`
+	Reasons   []reason.Reason   `json:"expected_reasons,omitzero"` // cordon's; another verifier may have others
+	Got       string            `json:"got"`
+	Said      []reason.Reason   `json:"got_reasons,omitzero"`
+	Status    int               `json:"status,omitzero"` // of HTTP
+	Judgement vectors.Judgement `json:"judgement"`
+	Note      string            `json:"note,omitzero"`
 }
 
 // NotAskable is a case that no device can ask, and why.
@@ -99,7 +99,7 @@ func Run(ctx context.Context, c Config) (Report, error) {
 	err = r.all(ctx)
 	r.report.Count = map[vectors.Judgement]int{}
 	for _, row := range r.report.Rows {
-		r.report.Count[row.Judgment]++
+		r.report.Count[row.Judgement]++
 	}
 	if err != nil {
 		return r.report, err
@@ -174,8 +174,8 @@ func (r *run) tell(format string, args ...any) { fmt.Fprintf(r.cfg.Out, format+"
 
 func (r *run) add(row Row) {
 	r.report.Rows = append(r.report.Rows, row)
-	if row.Judgment != vectors.Right {
-		r.tell("%s: %s %s: %s %v, want %s %v %s", row.Judgment, row.Case, row.Name, row.Got, row.Said, row.Outcome, row.Reasons, row.Note)
+	if row.Judgement != vectors.Right {
+		r.tell("%s: %s %s: %s %v, want %s %v %s", row.Judgement, row.Case, row.Name, row.Got, row.Said, row.Outcome, row.Reasons, row.Note)
 	}
 }
 
@@ -184,7 +184,7 @@ func (r *run) undecided(p plan, why string) {
 	for _, c := range append(p.authentic, p.state...) {
 		row := rowOf(c)
 		row.Got, row.Note = "not asked", why
-		row.Judgment = vectors.Undecided
+		row.Judgement = vectors.Undecided
 		r.add(row)
 	}
 }

@@ -27,7 +27,7 @@ func (r Report) WriteTable(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "CASE\tNAME\tROAD\tEXPECTED\tGOT\tJUDGEMENT")
 	for _, row := range r.Rows {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", row.Case, row.Name, row.Road, said(row.Outcome, row.Reasons), said(row.Got, row.Said), row.Judgment)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", row.Case, row.Name, row.Road, said(row.Outcome, row.Reasons), said(row.Got, row.Said), row.Judgement)
 	}
 	fmt.Fprintln(t, "\nNOT ASKABLE\tNAME\tWHY")
 	for _, n := range r.NotAskable {

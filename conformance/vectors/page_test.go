@@ -55,6 +55,7 @@ is asked.
 | ` + "`input`" + ` | Evidence with what the verifier knows beside it: registered key, binding, last accepted quote, expected releases, baseline, policy |
 | ` + "`log`" + ` | the event log that the verifier has, base64; absent when it has none |
 | ` + "`document`" + ` | instead of input: bytes that are said to be an Evidence document, base64 |
+| ` + "`ek`, `certify`" + ` | instead of input: an endorsement certificate or a certified key; see [the suite](suite.md#what-a-case-file-holds) |
 
 An answer is ` + "`{\"name\": ..., \"outcome\": \"affirmed\" | \"refused\" | \"undecidable\", \"reasons\": [...]}`" + `; a verifier with other
 reasons, or none, leaves them out. Exit 0 when nothing was wrongly accepted and nothing wrongly refused, 1 otherwise, 3

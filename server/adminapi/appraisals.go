@@ -12,7 +12,6 @@ import (
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/client/api"
 	"github.com/cordon-ota/cordon/server/authn"
-	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/problem"
 	"github.com/cordon-ota/cordon/server/report"
 	"github.com/cordon-ota/cordon/server/store"
@@ -113,11 +112,4 @@ func viewSummary(a store.Appraisal) (api.AppraisalSummary, error) {
 	}
 	out.Reasons, out.Evidence = verdict.Reasons(), verdict.Evidence
 	return out, nil
-}
-
-// reappraisalDue says that the device stands on a policy or baseline that has been replaced since: it gets nothing new
-// until its Evidence has been appraised again.
-func (s *Server) reappraisalDue(d fleet.Device) bool {
-	product := s.Repository.Catalog().Products[d.Product]
-	return d.Lifecycle == fleet.Active && d.Standing == fleet.Affirmed && (product == nil || d.Grounds != product.Grounds(d.Profile))
 }

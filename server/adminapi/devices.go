@@ -109,7 +109,7 @@ func (s *Server) viewDevice(ctx context.Context, d fleet.Device) (api.Device, er
 		Segment: string(fleet.SegmentOf(d, q, now, s.Terms)), Tier: d.Tier, AdmittedBy: d.AdmittedBy, Proven: d.Proven, Offered: d.Offered,
 		ProvenAt: optional(d.ProvenAt), LeaseUntil: optional(d.LeaseUntil), Deadline: optional(d.Deadline), SeenAt: optional(d.SeenAt),
 		EnrolledAt: d.EnrolledAt.UTC(), Manufacturer: d.Manufacturer, Version: d.Version, Reasons: s.decide(d, q).Reasons,
-		ReappraisalDue: s.reappraisalDue(d),
+		ReappraisalDue: d.Lifecycle == fleet.Active && s.Repository.Catalog().Outdated(d),
 	}
 	if q != nil {
 		view, err := s.viewQuarantine(ctx, *q)

@@ -98,7 +98,7 @@ func (s *Server) denyEndorsement(c echo.Context, caller authn.Caller) error {
 		return problem.New(http.StatusConflict, reason.Conflict, "%d denials are in force, and no more are kept: deny an issuer or a range of firmware instead", maxDenials)
 	}
 	for _, n := range list {
-		if same := n.Denial; sameTPMs(same, denial) {
+		if sameTPMs(n.Denial, denial) {
 			return problem.New(http.StatusConflict, reason.Conflict, "these TPMs are denied already, by %s: %s", n.By, n.ID)
 		}
 	}

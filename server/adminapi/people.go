@@ -95,6 +95,9 @@ func (s *Server) countBootstrap(c echo.Context, change *store.Change, added stor
 	if err != nil {
 		return err
 	}
+	if len(people) >= authn.BootstrapPeople { // it was let in before somebody else used the token for the last time
+		return problem.New(http.StatusUnauthorized, reason.TokenExpired, "the one-time token has made its people")
+	}
 	if len(people)+1 >= authn.BootstrapPeople {
 		isAdmin := func(p store.Person) bool { return slices.Contains(p.Roles, api.RoleAdmin) && !p.Disabled }
 		if !slices.ContainsFunc(append(people, added), isAdmin) {

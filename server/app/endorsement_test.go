@@ -40,34 +40,7 @@ func TestSweeperQuarantinesEveryDeniedDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	ca := evidencetest.NewCA("TPM maker")
-	ek := ca.NewEK(nil)
-	n, denied := app.SweepBatch+40, 0
-	var change store.Change
-	for i := range n {
-		serial := int64(100 + i%3) // every third has the denied certificate
-		if serial == 101 {
-			denied++
-		}
-		certificate := ca.Endorse(ek.Private.Public(), func(c *x509.Certificate) { c.SerialNumber = big.NewInt(serial) })
-		sum := digest.Of([]byte(fmt.Sprint(i)))
-		change.Writes = append(change.Writes, store.PutDevice{Device: fleet.Device{
-			ID: fmt.Sprintf("device%03d", i), Product: "lamp", Lifecycle: fleet.Active, Standing: fleet.Affirmed, Segment: fleet.Production,
-			EKCertificate: certificate, EKSPKI: sum, TLSKey: sum, EnrolledAt: k.Now(), LeaseUntil: k.Now().Add(time.Hour), Offered: "lamp/2.0",
-		}})
-	}
-	leaf, err := identity.ParseEKCertificate(ca.Endorse(ek.Private.Public(), nil))
-	if err != nil {
-		t.Fatal(err)
-	}
-	n1 := identity.Denial{Serial: "65", Issuer: hex.EncodeToString(leaf.AuthorityKeyId), Why: "sold at an auction"}
-	if err := n1.Validate(); err != nil {
-		t.Fatal(err)
-	}
-	change.Writes = append(change.Writes, store.PutDenial{Denial: fleet.Denial{ID: "d-1", Denial: n1, By: "ann", At: k.Now()}})
-	if err := s.Commit(t.Context(), change); err != nil {
-		t.Fatal(err)
-	}
+	denied := deniedFleet(t, s, k)
 	cut, cancel := context.WithCancel(t.Context())
 	go func() { // the power goes in the middle
 		for cut.Err() == nil {
@@ -97,6 +70,46 @@ func TestSweeperQuarantinesEveryDeniedDevice(t *testing.T) {
 		a.Close()
 	}
 	cancel()
+	wantDeniedHeld(t, s, denied)
+}
+
+// deniedFleet writes a denial, and more devices than the sweeper takes at once. It returns how many the denial names: every
+// third one.
+func deniedFleet(t *testing.T, s *store.Store, k *clock) (denied int) {
+	t.Helper()
+	ca := evidencetest.NewCA("TPM maker")
+	ek := ca.NewEK(nil)
+	var change store.Change
+	for i := range app.SweepBatch + 40 {
+		serial := int64(100 + i%3) // every third has the denied certificate
+		if serial == 101 {
+			denied++
+		}
+		certificate := ca.Endorse(ek.Private.Public(), func(c *x509.Certificate) { c.SerialNumber = big.NewInt(serial) })
+		sum := digest.Of([]byte(fmt.Sprint(i)))
+		change.Writes = append(change.Writes, store.PutDevice{Device: fleet.Device{
+			ID: fmt.Sprintf("device%03d", i), Product: "lamp", Lifecycle: fleet.Active, Standing: fleet.Affirmed, Segment: fleet.Production,
+			EKCertificate: certificate, EKSPKI: sum, TLSKey: sum, EnrolledAt: k.Now(), LeaseUntil: k.Now().Add(time.Hour), Offered: "lamp/2.0",
+		}})
+	}
+	leaf, err := identity.ParseEKCertificate(ca.Endorse(ek.Private.Public(), nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n1 := identity.Denial{Serial: "65", Issuer: hex.EncodeToString(leaf.AuthorityKeyId), Why: "sold at an auction"}
+	if err := n1.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	change.Writes = append(change.Writes, store.PutDenial{Denial: fleet.Denial{ID: "d-1", Denial: n1, By: "ann", At: k.Now()}})
+	if err := s.Commit(t.Context(), change); err != nil {
+		t.Fatal(err)
+	}
+	return denied
+}
+
+// wantDeniedHeld checks that the denied devices are in quarantine, and no others.
+func wantDeniedHeld(t *testing.T, s *store.Store, denied int) {
+	t.Helper()
 	devices, err := s.ListDevices(t.Context(), store.DeviceFilter{}, "", 1000)
 	if err != nil {
 		t.Fatal(err)

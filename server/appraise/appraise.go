@@ -171,7 +171,7 @@ func (s *Service) decide(ctx context.Context, catalog *repository.Catalog, tlsKe
 	}
 	_, denied := fleet.Denied(d, denials)
 	digestOfBody := digest.Of(body)
-	if d.LastPoll == digestOfBody && !denied && !offerEnded(catalog, d, now) && !outdated(catalog, d) {
+	if d.LastPoll == digestOfBody && !denied && !offerEnded(catalog, d, now) && !catalog.Outdated(d) {
 		// The last accepted poll, byte for byte, by the same key: its answer was lost. Recognised before the channel
 		// check, because it was bound to the old connection; it renews nothing. No stored bytes stand for a 204.
 		return Answer{Device: d.ID, Body: d.LastAnswer, NextPoll: s.nextPoll(), Time: now}, store.Change{}, nil

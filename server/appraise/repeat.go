@@ -22,18 +22,9 @@ import (
 // gets anything new on the old verdict: the poll does it first, the artifact door refuses, and a Sweeper reaches devices
 // that keep silent.
 
-// outdated says that the device stands on other grounds than those of the catalog.
-func outdated(catalog *repository.Catalog, d fleet.Device) bool {
-	if d.Standing != fleet.Affirmed {
-		return false
-	}
-	product := catalog.Products[d.Product]
-	return product == nil || d.Grounds != product.Grounds(d.Profile)
-}
-
 // renew appraises the stored Evidence again when the device stands on older grounds and this poll has proven nothing.
 func (t *turn) renew(ctx context.Context) error {
-	if t.q != nil || !outdated(t.catalog, t.d) {
+	if t.q != nil || !t.catalog.Outdated(t.d) {
 		return nil
 	}
 	if _, signed := t.product.Baselines[t.d.Profile]; !signed { // our gap: nothing is decided, the door stays closed

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/artifacts/provenance"
@@ -82,7 +81,8 @@ func (s *Service) predict(ctx context.Context, r *repository.Release, d fleet.De
 			Detail: fmt.Sprintf("the release has no measured component for hardware %s", d.HardwareID)})
 		return out, nil
 	}
-	out.Component = componentOf(r, d.HardwareID)
+	measured, _ := r.Measured(d.HardwareID) // there is one: it has an Expectation
+	out.Component = measured.Name
 	boot, why, err := s.lastBoot(ctx, d)
 	if err != nil {
 		return api.DryRunDevice{}, err
@@ -95,15 +95,6 @@ func (s *Service) predict(ctx context.Context, r *repository.Release, d fleet.De
 	out.PCRs, out.Problems = p.PCRs, p.Problems
 	out.Predictable = len(out.Problems) == 0
 	return out, nil
-}
-
-func componentOf(r *repository.Release, hardware string) string {
-	for _, c := range r.Statement.Predicate.Components {
-		if _, measured := r.Values[c.Name]; measured && slices.Contains(c.HardwareIDs, hardware) {
-			return c.Name
-		}
-	}
-	return ""
 }
 
 // lastBoot collects what the device proved last; why says what is missing.

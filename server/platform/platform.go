@@ -2,8 +2,8 @@
 // baselines from devices, and predicts the registers of a fleet before a rollout opens.
 //
 // It promises to change nothing and to hold no more than one page of devices at a time. It refuses to learn from devices
-// that are not active in the product and profile, from TPMs that are on the deny list, and from fewer than were asked for; whether what they agree about is
-// right is for the people who sign it. The rules are in attestation/reference.
+// that are not active in the product and profile, from TPMs that are on the deny list, and from fewer than were asked for;
+// whether what they agree about is right is for the people who sign it. The rules are in attestation/reference.
 //
 // Trusted: an attacker who controls it can show people a baseline that no device has; the devices are named in what they
 // sign, and a wrong baseline lets nobody pass who booted something else than a signed release.
@@ -222,7 +222,7 @@ func quotedOf(pcrs []attestation.PCR) map[int]digest.SHA256 {
 	return out
 }
 
-// newest is the newest generation, whether it verifies or not, with its sets.
+// newest is the newest generation, whether it verifies or not; 0 when there is none.
 func (s *Service) newest(ctx context.Context, product, profile string) (uint64, error) {
 	rows, err := s.store.Baselines(ctx, product, profile, 1)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/server/fleet"
 )
 
 // VerdictPolicy is what an appraisal under this catalog asks for: AttestationPolicy with the boot measurements of withdrawn
@@ -39,6 +40,16 @@ func (p *Product) Grounds(profile string) digest.SHA256 {
 		panic(err) // numbers, texts and digests always encode
 	}
 	return digest.Of(text)
+}
+
+// Outdated says that a device stands on other grounds than those of the catalog: policy or baseline have been replaced since
+// it was affirmed. It gets nothing new until its Evidence has been appraised again.
+func (c *Catalog) Outdated(d fleet.Device) bool {
+	if d.Standing != fleet.Affirmed {
+		return false
+	}
+	product := c.Products[d.Product]
+	return product == nil || d.Grounds != product.Grounds(d.Profile)
 }
 
 // allGone lists the images that Expectation leaves out.

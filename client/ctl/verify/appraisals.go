@@ -111,7 +111,7 @@ func (v *verification) appraisals() {
 		}
 		d := decided{p, verdict}
 		v.verdicts[p.Number] = d
-		v.ids[appraisalID(p)] = p.Number
+		v.ids[AppraisalID(p)] = p.Number
 		if !p.Repeats.IsZero() {
 			v.repetition(p)
 			continue
@@ -228,10 +228,7 @@ func Again(p api.Appraisal, logs map[string][]byte) (verdict []byte, same bool, 
 }
 
 // AppraisalID is how quarantines, updates, events and people name an appraisal.
-func AppraisalID(p api.Appraisal) digest.SHA256 { return appraisalID(p) }
-
-// appraisalID is how quarantines, updates and events name an appraisal.
-func appraisalID(p api.Appraisal) digest.SHA256 {
+func AppraisalID(p api.Appraisal) digest.SHA256 {
 	input, err := json.Marshal(p.Input, json.Deterministic(true))
 	if err != nil {
 		return digest.SHA256{}

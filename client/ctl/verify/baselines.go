@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/cordon-ota/cordon/artifacts/provenance"
@@ -60,7 +61,7 @@ func (v *verification) baselineSigners(record api.SignedBaseline) (result proven
 		for _, root := range roots {
 			result, again := provenance.VerifyBaseline(record.Bundles, policy.Policy, provenance.Options{TrustedRootJSON: root})
 			if again == nil && len(result.Refusals) > 0 {
-				again = fmt.Errorf("%s", result.Refusals[0].Detail)
+				again = errors.New(result.Refusals[0].Detail)
 			}
 			if again == nil {
 				return result, policy.past, nil

@@ -100,7 +100,7 @@ func (c *contract) running() installer.Boot {
 	return b
 }
 
-// wantTrial checks that b runs.
+// wantRuns checks that b runs, on trial or not.
 func (c *contract) wantRuns(b []byte, trial bool) {
 	c.t.Helper()
 	got := c.running()

@@ -152,9 +152,9 @@ func (m *ESP) bootOnce() (file string, ok bool) {
 
 func (m *ESP) choose(once string) string {
 	type candidate struct {
-		file         string
-		spent        bool
-		version, len int
+		file    string
+		spent   bool
+		version int
 	}
 	var all []candidate
 	for _, f := range m.Files() {
@@ -166,7 +166,7 @@ func (m *ESP) choose(once string) string {
 		if strings.EqualFold(f, once) {
 			return f
 		}
-		c := candidate{file: f, len: len(b)}
+		c := candidate{file: f}
 		c.version, _ = strconv.Atoi(string(v[1]))
 		if s := counterName.FindStringSubmatch(f); s != nil {
 			c.spent = s[2] == "0"
