@@ -235,7 +235,11 @@ func (im *image) magicBehind() (text []byte, ok bool, err error) {
 	for _, s := range im.sections {
 		end = max(end, s.offset+s.raw)
 	}
-	b, err := readAt(im.r, end, int(im.size-im.certs-end)) // a loader has MaxLoaderBytes
+	length := im.size - im.certs - end // a loader has MaxLoaderBytes
+	if length <= 0 {
+		return nil, false, nil // the certificates are said to begin before that
+	}
+	b, err := readAt(im.r, end, int(length))
 	if err != nil || bytes.Count(b, []byte(magicBegin)) != 1 {
 		return nil, false, err
 	}
