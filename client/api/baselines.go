@@ -16,7 +16,7 @@ import (
 const (
 	BaselineInForce    = "in_force"    // devices of the profile are held against it
 	BaselineSuperseded = "superseded"  // a newer generation is there, or the offline targets role signs the profile's baseline itself
-	BaselineNotTrusted = "not_trusted" // its signatures are not those that the offline policy asks for now: it counts as missing
+	BaselineNotTrusted = "not_trusted" // its signatures are not those that the current offline policy asks for: it counts as missing
 )
 
 // Baseline is a platform baseline that the server knows.

@@ -134,6 +134,18 @@ func openRegular(path string) (*os.File, error) {
 	return os.Open(path)
 }
 
+// contentOf hashes and measures a file.
+func contentOf(path string) (sum digest.SHA256, length int64, err error) {
+	f, err := openRegular(path)
+	if err != nil {
+		return sum, 0, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	length, err = io.Copy(h, f)
+	return digest.SHA256(h.Sum(nil)), length, err
+}
+
 // errNoFile is returned for a folder, pipe or device where a file should be.
 var errNoFile = errors.New("it is no regular file")
 
@@ -144,16 +156,9 @@ func (ab *AB) Running(ctx context.Context) (Boot, error) {
 		return Boot{}, fmt.Errorf("cannot find running slot: %w", err)
 	}
 	b := Boot{Slot: slot, Trial: trial}
-	f, err := openRegular(ab.image(slot))
-	if err != nil {
+	if b.SHA256, b.Length, err = contentOf(ab.image(slot)); err != nil {
 		return Boot{}, fmt.Errorf("cannot read running slot: %w", err)
 	}
-	defer f.Close()
-	h := sha256.New()
-	if b.Length, err = io.Copy(h, f); err != nil {
-		return Boot{}, fmt.Errorf("cannot read running slot: %w", err)
-	}
-	b.SHA256 = digest.SHA256(h.Sum(nil))
 	return b, ctx.Err()
 }
 

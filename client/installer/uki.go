@@ -2,10 +2,8 @@ package installer
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,8 +11,6 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/cordon-ota/cordon/attestation/digest"
 )
 
 // UKI keeps unified kernel images on an EFI system partition, for systemd-boot with boot counting:
@@ -254,16 +250,9 @@ func (u *UKI) Running(ctx context.Context) (Boot, error) {
 		return Boot{}, fmt.Errorf("cannot find running image: %w", err)
 	}
 	b := Boot{Slot: running.stem, Trial: running.trial()}
-	f, err := openRegular(filepath.Join(u.dir, running.file))
-	if err != nil {
+	if b.SHA256, b.Length, err = contentOf(filepath.Join(u.dir, running.file)); err != nil {
 		return Boot{}, fmt.Errorf("cannot read running image: %w", err)
 	}
-	defer f.Close()
-	h := sha256.New()
-	if b.Length, err = io.Copy(h, f); err != nil {
-		return Boot{}, fmt.Errorf("cannot read running image: %w", err)
-	}
-	b.SHA256 = digest.SHA256(h.Sum(nil))
 	return b, ctx.Err()
 }
 
