@@ -41,13 +41,6 @@ func proveFirst(t *testing.T, n *narrator, f *device.Fleet, change func(*device.
 	return m, id, first
 }
 
-// switchOn switches a machine on, and bounds what it does in that life. Waiting for another machine to end does not count.
-func switchOn(t *testing.T, m *device.Machine) context.Context {
-	t.Helper()
-	must(t, m.Start(t.Context()))
-	return bounded(t)
-}
-
 // sameRegisters reports which registers of two boots differ, by number; empty for none.
 func sameRegisters(t *testing.T, one, other device.Event) []int {
 	t.Helper()

@@ -55,23 +55,6 @@ func largeImage(t *testing.T, n *narrator) string {
 	return how + ", 2 proven, " + choose(held > 0 && held <= maxResident, "within 40 MiB", fmt.Sprintf("%.1f MiB", float64(held)/1024))
 }
 
-// peak is the most that the agent ever held resident, in KiB.
-func peak(t *testing.T, m *device.Machine) int {
-	t.Helper()
-	lines, err := m.Lines()
-	must(t, err)
-	most := 0
-	for _, l := range lines {
-		if l.Event == nil || l.Event.Name != "memory" {
-			continue
-		}
-		held, err := strconv.Atoi(l.Event.Fields["peak_kib"])
-		must(t, err)
-		most = max(most, held)
-	}
-	return most
-}
-
 // pad makes an image larger with bytes behind its last section. The firmware reads and measures them; what boots is the
 // same.
 func pad(t *testing.T, image string, size int64) {

@@ -60,6 +60,7 @@ func powerCuts(t *testing.T, n *narrator) string {
 		n.saw("power cut: %s (%s); the server knows %s, offers %s", c.what, said, d.Proven, d.Offered)
 		from := mark(t, m)
 		ctx := switchOn(t, m)
+		event(t, ctx, m, from, "agent") // the server may know the proof already
 		d = f.WaitSeen(ctx, m, id, "the proof of version "+version, proven(version))
 		committed(t, m)
 		n.saw("   came back and ended on %s, %s; boots since: %s", d.Proven, d.Standing, bootsAfter(t, m, from))
