@@ -112,6 +112,16 @@ func (m *meter) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// doubtClock asks about the clock where a certificate is refused for the time: a device can tell that its clock is behind,
+// and not that it is ahead.
+func doubtClock(err error) error {
+	var invalid x509.CertificateInvalidError
+	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
+		return fmt.Errorf("%w; is the device's clock right?", err)
+	}
+	return err
+}
+
 // open connects, and takes the exporter before any request is built, since a quote is bound to it.
 func (d *dialer) open(ctx context.Context) (*channel, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.client.cfg.Timeout)
@@ -126,7 +136,7 @@ func (d *dialer) open(ctx context.Context) (*channel, error) {
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
-		return nil, fmt.Errorf("cannot agree on TLS with the server: %w", err)
+		return nil, fmt.Errorf("cannot agree on TLS with the server: %w", doubtClock(err))
 	}
 	state := conn.ConnectionState()
 	exporter, err := state.ExportKeyingMaterial(attestation.ExporterLabel, nil, exporterBytes)

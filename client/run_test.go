@@ -220,6 +220,23 @@ func TestClockNeverGoesBackBehindVerifiedMetadata(t *testing.T) {
 	d.wantRefused(reason.MetadataExpired)
 }
 
+// A clock that is ahead cannot be told from certificates that have ended, so nothing is believed, and the device says it.
+func TestDeviceSaysThatItsClockMayBeAhead(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	d.enroll()
+	d.check()
+	d.now = start.Add(40 * 365 * 24 * time.Hour)
+	_, err := d.client.Step(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "is the device's clock right?") {
+		t.Errorf("Step 40 years ahead: %v, want a doubt about the clock", err)
+	}
+	d.now = start.Add(time.Hour)
+	if r := d.check(); r.Refusals != nil {
+		t.Errorf("with the right clock Check = %+v", r)
+	}
+}
+
 // TestClearedTPMLeadsToReactivation clears the TPM: TLS key and counter are gone, and the device comes back by itself
 // with a new base.
 func TestClearedTPMLeadsToReactivation(t *testing.T) {

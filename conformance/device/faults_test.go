@@ -19,7 +19,7 @@ func faultScenarios() []scenario {
 		{"bad releases", "2 and 3 tried 3 times each, back on 1 with the same PCRs, the cause known, neither offered again, 4 proven", badReleases},
 		{"power cuts", "11 of 11 updates proven, no quarantine", powerCuts},
 		{"agent killed", "21 of 21 kills survived, 2 proven, enrolled once, no quarantine", agentKilled},
-		{"wrong clock", "1970: 2 proven; 2060: 3 proven; right again: 3 proven; no quarantine", wrongClock},
+		{"wrong clock", "1999: 1 proven; none: 2 proven, 3 installed; 2060: silent, and says why; right again: 3 proven; no quarantine", wrongClock},
 		{"silence", "stale after the lease, restricted after the grace, no quarantine, production again after the agent is back", silence},
 		{"TPM lockout", "locked out, affirmed all the same, reported as tpm_locked_out, no quarantine", tpmLockout},
 		{"large image cable pulled", "went on where it stopped, 2 proven, within 40 MiB", largeImage},

@@ -39,13 +39,19 @@ func labFleet(t *testing.T) *device.Fleet {
 // labImage makes the image of a version whose agent takes steps to die at; points are the first ones.
 func labImage(t *testing.T, f *device.Fleet, version string, points ...string) {
 	t.Helper()
-	agent, err := os.ReadFile(f.Programs.Agent)
-	must(t, err)
 	f.Build(version, func(s *device.ImageSpec) {
 		s.Files = map[string][]byte{
-			"bin/cordon-agent": []byte(labScript), "bin/cordon-agent.lab": agent, "etc/cordon/arm": []byte(strings.Join(points, "\n") + "\n"),
+			"bin/cordon-agent": []byte(labScript), "bin/cordon-agent.lab": agentOf(t, f), "etc/cordon/arm": []byte(strings.Join(points, "\n") + "\n"),
 		}
 	})
+}
+
+// agentOf is the agent that a fleet's images hold.
+func agentOf(t *testing.T, f *device.Fleet) []byte {
+	t.Helper()
+	b, err := os.ReadFile(f.Programs.Agent)
+	must(t, err)
+	return b
 }
 
 // arm makes a later start of the agent die at a step. With now, the agent is started again for it.
