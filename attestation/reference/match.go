@@ -211,7 +211,7 @@ func summary(events []eventlog.Event) string {
 			parts = append(parts, fmt.Sprintf("and %d more", len(events)-i))
 			break
 		}
-		parts = append(parts, fmt.Sprintf("event %d %s (sha256 %s)", e.Index, e.Explain(), e.Digest))
+		parts = append(parts, fmt.Sprintf("event %d %s", e.Index, e.Explain()))
 	}
 	return strings.Join(parts, "; ")
 }

@@ -314,9 +314,24 @@ type Why struct {
 	Device      Device               `json:"device"`
 	Verdict     *attestation.Verdict `json:"verdict,omitempty"` // the last appraisal, affirmed or refused
 	AppraisedAt *time.Time           `json:"appraised_at,omitempty"`
-	Decision    Decision             `json:"decision"` // what a poll would be offered right now
-	Events      []Event              `json:"events"`   // the newest first, at most 20
-	Segment     DeviceSegment        `json:"segment"`  // where the network should let it be, and how far that is
+	Changes     *BootChanges         `json:"changes,omitempty"` // of a refused boot, when the device was ever affirmed
+	Decision    Decision             `json:"decision"`          // what a poll would be offered right now
+	Events      []Event              `json:"events"`            // the newest first, at most 20
+	Segment     DeviceSegment        `json:"segment"`           // where the network should let it be, and how far that is
+}
+
+// BootChanges is what a refused boot measured otherwise than the device's last affirmed one, both by their event logs.
+// Nothing was decided by it.
+type BootChanges struct {
+	Since   time.Time    `json:"since"`   // when the other boot was affirmed
+	Changes []BootChange `json:"changes"` // by register, at most 64
+}
+
+// BootChange is one measurement in words: Before as it was, After as it is. One of them is empty where there is none.
+type BootChange struct {
+	PCR    int    `json:"pcr"`
+	Before string `json:"before,omitempty"`
+	After  string `json:"after,omitempty"`
 }
 
 // Decision is what a device may have now.

@@ -35,6 +35,9 @@ func showWhy(w io.Writer, y api.Why) error {
 	} else {
 		showVerdict(w, *y.Verdict, when(y.AppraisedAt))
 	}
+	if y.Changes != nil {
+		showChanges(w, *y.Changes)
+	}
 	fmt.Fprintln(w, "\nWHAT IT MAY HAVE NOW")
 	if y.Decision.Release != "" && y.Decision.Release == y.Device.Proven {
 		fmt.Fprintf(w, "%s, which it has proved already\n", plain(y.Decision.Release))
@@ -75,6 +78,20 @@ func showVerdict(w io.Writer, v attestation.Verdict, at string) {
 			fmt.Fprintf(w, "   effect: %s. %s\n", row.Effect, row.Remedy)
 		}
 	}
+}
+
+func showChanges(w io.Writer, c api.BootChanges) {
+	fmt.Fprintf(w, "\nWHAT IT MEASURED OTHERWISE THAN IN THE BOOT THAT WAS AFFIRMED AT %s\n", moment(c.Since))
+	for _, change := range c.Changes {
+		fmt.Fprintf(w, "PCR %d\n   before: %s\n   now:    %s\n", change.PCR, measured(change.Before), measured(change.After))
+	}
+}
+
+func measured(what string) string {
+	if what == "" {
+		return "no such measurement"
+	}
+	return plain(what)
 }
 
 func showDecision(w io.Writer, d api.Decision) {

@@ -163,9 +163,6 @@ func (f *Fleet) Build(version string, change func(*ImageSpec)) string {
 	return spec.Out
 }
 
-// Image is the file of a version that Build made.
-func (f *Fleet) Image(version string) string { return f.images[version] }
-
 // Publish publishes a version that Build made, and returns exit code and output of cordon-sign.
 func (f *Fleet) Publish(version string, more ...string) {
 	f.t.Helper()
@@ -283,8 +280,21 @@ func (f *Fleet) WaitSeen(ctx context.Context, m *Machine, id, what string, wante
 	}
 }
 
-// Report is an auditor's report of everything so far.
+// Report is an auditor's report of everything so far. A report ends with a full second, so one may have to be waited for.
 func (f *Fleet) Report() api.Report {
+	f.t.Helper()
+	var r api.Report
+	begin := time.Now()
+	f.Stage.WaitFor("a report of everything so far", func() error {
+		if r = f.report(); r.To.Before(begin) {
+			return fmt.Errorf("it ends at %s", r.To)
+		}
+		return nil
+	})
+	return r
+}
+
+func (f *Fleet) report() api.Report {
 	f.t.Helper()
 	file := filepath.Join(f.t.TempDir(), "report.json")
 	f.Stage.Ctl("dave", "report", "--from", "2020-01-01", "--out", file)

@@ -30,8 +30,8 @@ func tamperScenarios(t *testing.T) []scenario {
 		{"TPM swapped", "another device, pending, nothing for it; the first one comes back with its TPM", plain.swapped},
 		{"disk cloned", "another device, pending, no certificate, no release; the original undisturbed", plain.cloned},
 		{"disk rolled back", "firmware_rolled_back" + back, plain.rolledBack},
-		{"Secure Boot off", "secure_boot_off in PCR 7" + back, own.tampered("secure-boot-off", "Secure Boot")},
-		{"key added to db", "pcr_mismatch in PCR 7" + back, own.tampered("db-key", "db")},
+		{"Secure Boot off", "secure_boot_off, pcr_mismatch in PCR 7" + back, own.tampered("secure-boot-off", "Secure Boot is off")},
+		{"key added to db", "pcr_mismatch in PCR 7" + back, own.tampered("db-key", "intruder")},
 		{"image of another signer", "never came up, recovered with the genuine disk", own.foreignImage},
 	}
 }
@@ -52,6 +52,7 @@ func (y *yard) tampered(change, words string) func(*testing.T, *narrator) string
 		v.tamper(change)
 		r := v.boot(ctx)
 		r.names(t, words)
+		r.changed(t, 7, words)
 		v.keep(change, attestation.Refused)
 		got := fmt.Sprintf("%v, %s", r, v.repaired(ctx))
 		v.returned(ctx)

@@ -29,19 +29,14 @@ func (v *victim) keep(name string, outcome attestation.Outcome) {
 	if v.y.ownKeys {
 		name = "own-keys-" + name
 	}
-	v.Stage.WaitFor("a report with the appraisal", func() error { // one ends with the last full second
-		r := v.Report()
-		for _, a := range slices.Backward(r.Appraisals) {
-			if a.Device != v.id {
-				continue
-			}
-			if !strings.Contains(string(a.Verdict), `"outcome":"`+string(outcome)+`"`) {
-				break
-			}
-			return v.vector(name, a, r.Logs)
+	r := v.Report()
+	for _, a := range slices.Backward(r.Appraisals) {
+		if a.Device == v.id && strings.Contains(string(a.Verdict), `"outcome":"`+string(outcome)+`"`) {
+			must(v.t, v.vector(name, a, r.Logs))
+			return
 		}
-		return fmt.Errorf("no appraisal of %s with the outcome %s", v.id, outcome)
-	})
+	}
+	v.t.Errorf("no appraisal of %s with the outcome %s", v.id, outcome)
 }
 
 // vector writes an appraisal as a vector, if it is reached again.

@@ -208,6 +208,11 @@ func (v *victim) refused(ctx context.Context) refusal {
 		}
 		v.n.saw("cordonctl why: %s: %s: %s", at, f.Reason, f.Detail)
 	}
+	if why.Changes != nil {
+		for _, c := range why.Changes.Changes {
+			v.n.saw("cordonctl why: PCR %d was: %s; is: %s", c.PCR, c.Before, c.After)
+		}
+	}
 	slices.Sort(r.pcrs)
 	v.n.saw("quarantined since %s; the only release that it may have is %s", d.Quarantine.Since.Format("15:04:05"), why.Decision.Release)
 	return r
@@ -234,6 +239,16 @@ func (r refusal) names(t *testing.T, words ...string) {
 		if !slices.ContainsFunc(r.why.Verdict.Findings, func(f attestation.Finding) bool { return strings.Contains(f.Detail, w) }) {
 			t.Errorf("no finding says %q", w)
 		}
+	}
+}
+
+// changed demands that the server tells how a register is measured otherwise than in the machine's last affirmed boot.
+func (r refusal) changed(t *testing.T, pcr int, words string) {
+	t.Helper()
+	if r.why.Changes == nil || !slices.ContainsFunc(r.why.Changes.Changes, func(c api.BootChange) bool {
+		return c.PCR == pcr && strings.Contains(c.After, words) && !strings.Contains(c.Before, words)
+	}) {
+		t.Errorf("nothing says that PCR %d now says %q: %+v", pcr, words, r.why.Changes)
 	}
 }
 

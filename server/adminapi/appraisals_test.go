@@ -2,7 +2,11 @@ package adminapi_test
 
 import (
 	"bytes"
+	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -110,6 +114,78 @@ func TestDeviceShowsThatItIsToBeReappraised(t *testing.T) {
 	for device, want := range map[string]bool{current: false, past: true, stale: false} {
 		if d, err := ada.Device(t.Context(), device); err != nil || d.ReappraisalDue != want {
 			t.Errorf("%s: got %v, %v, want %v", device, d.ReappraisalDue, err, want)
+		}
+	}
+}
+
+// boots stores the appraisal of a recorded boot.
+func (a *admin) boots(device, recorded string, number int, findings ...reason.Reason) {
+	a.t.Helper()
+	log, err := os.ReadFile(filepath.Join("../../conformance/vectors/measured-boot", recorded, "eventlog.bin"))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	v := attestation.Verdict{Outcome: attestation.Affirmed, Release: "lamp/1"}
+	for _, r := range findings {
+		v.Outcome, v.Release, v.Findings = attestation.Refused, "", append(v.Findings, attestation.Finding{Reason: r})
+	}
+	verdict, err := v.Marshal()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	input, err := json.Marshal(attestation.Input{
+		Evidence: attestation.Evidence{Version: 1, LogDigest: digest.Of(log)}, Binding: attestation.Binding{Device: device},
+	}, json.Deterministic(true))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	row := store.Appraisal{
+		ID: digest.Of([]byte(fmt.Sprint(device, number))), Device: device, Product: "lamp", At: a.Now().Add(time.Duration(number) * time.Second),
+		Outcome: string(v.Outcome), Input: input, Verdict: verdict, Verifier: "test", Policy: digest.Of([]byte("policy")),
+	}
+	writes := []store.Write{store.AddAppraisal{Appraisal: row}, store.AddLog{Digest: digest.Of(log), Bytes: log}}
+	if err := a.Store.Commit(a.t.Context(), store.Change{Writes: writes}); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// Whoever asks why a boot was refused is told what it measured otherwise than the one that was affirmed, as far as the log
+// is borne out.
+func TestWhyTellsWhatChangedSinceTheLastAffirmedBoot(t *testing.T) {
+	t.Parallel()
+	a := newAdmin(t)
+	a.Apply(a.First(a.Policy("lamp")))
+	oscar := a.person("oscar", api.RoleOperator)
+	device, never, lied := a.device("a", nil), a.device("b", nil), a.device("c", nil)
+	ask := func(device string) *api.BootChanges {
+		t.Helper()
+		why, err := oscar.Why(t.Context(), device)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return why.Changes
+	}
+	a.boots(device, "sdboot-ab-1-v1", 1)
+	if got := ask(device); got != nil {
+		t.Errorf("after an affirmed boot: %+v, want nothing", got)
+	}
+	a.boots(device, "sdboot-ab-2-v2-after-update", 2, reason.PCRMismatch)
+	got := ask(device)
+	if got == nil || !got.Since.Equal(a.Now().Add(time.Second)) {
+		t.Fatalf("after a refused boot: %+v", got)
+	}
+	described := func(c api.BootChange) bool {
+		return c.PCR == 11 && strings.Contains(c.Before, "the kernel command line (sha256 ") && strings.Contains(c.After, "the kernel command line (sha256 ") && c.Before != c.After
+	}
+	if !slices.ContainsFunc(got.Changes, described) {
+		t.Errorf("the command line is not among what changed: %+v", got.Changes)
+	}
+	a.boots(never, "sdboot-ab-1-v1", 1, reason.PCRMismatch)
+	a.boots(lied, "sdboot-ab-1-v1", 1)
+	a.boots(lied, "sdboot-ab-2-v2-after-update", 2, reason.EventlogMismatch, reason.PCRMismatch)
+	for _, device := range []string{never, lied} {
+		if got := ask(device); got != nil {
+			t.Errorf("nothing to compare with, or a log that lies: %+v", got)
 		}
 	}
 }

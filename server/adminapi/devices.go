@@ -381,6 +381,9 @@ func (s *Server) why(c echo.Context, _ authn.Caller) error {
 			return fmt.Errorf("cannot read a stored verdict: %w", err)
 		}
 		out.Verdict, out.AppraisedAt = &verdict, optional(last.At)
+		if out.Changes, err = s.changes(ctx, last, verdict); err != nil {
+			return err
+		}
 	case !errors.Is(err, store.ErrNotFound):
 		return err
 	}

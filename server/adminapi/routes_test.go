@@ -114,7 +114,7 @@ func schemas() map[string]reflect.Type {
 	for _, v := range []any{
 		api.Status{}, api.OnlineKey{}, api.Ceremony{}, api.CeremonyResult{}, api.PersonRequest{}, api.PersonCreated{}, api.Person{},
 		api.InventoryEntry{}, api.EnrollTokenRequest{}, api.EnrollTokenCreated{}, api.Device{}, api.Endorsement{}, api.Quarantine{}, api.Approval{}, api.DenialRequest{}, api.Denial{},
-		api.QuarantineRequest{}, api.PublishRequest{}, api.Release{}, api.HoldRequest{}, api.Event{}, api.Why{}, api.Decision{},
+		api.QuarantineRequest{}, api.PublishRequest{}, api.Release{}, api.HoldRequest{}, api.Event{}, api.Why{}, api.BootChanges{}, api.BootChange{}, api.Decision{},
 		api.SignedReport{}, api.ReportSignature{}, api.Report{}, api.Coverage{}, api.ExcludedDevice{}, api.Appraisal{},
 		api.DeviceSegment{}, api.PointSegment{}, api.SegmentPoints{}, api.SegmentPoint{}, api.SegmentBreaker{}, api.ResumeRequest{},
 		api.PruneRequest{}, api.RetentionPlan{}, api.RetentionRelease{}, api.RetentionNeed{}, api.RetentionBlob{}, api.RetentionResult{}, wire.Download{},

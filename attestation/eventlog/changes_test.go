@@ -1,0 +1,80 @@
+package eventlog_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cordon-ota/cordon/attestation/digest"
+	"github.com/cordon-ota/cordon/attestation/eventlog"
+)
+
+// tell writes a change as PCR, what was, what is.
+func tell(c eventlog.Change) string {
+	text := func(e *eventlog.Event) string {
+		if e == nil {
+			return "-"
+		}
+		return string(e.Data)
+	}
+	return fmt.Sprintf("%d %s %s", c.PCR, text(c.Before), text(c.After))
+}
+
+func TestChangesBetweenTwoBoots(t *testing.T) {
+	t.Parallel()
+	boot := func(measured ...string) eventlog.Log {
+		var l eventlog.Log
+		for i, m := range measured {
+			pcr, data, _ := strings.Cut(m, " ")
+			e := eventlog.Event{Index: i, PCR: len(pcr), Type: eventlog.TypeIPL, Data: []byte(data), Digest: digest.Of([]byte(data))}
+			if data == "nothing" {
+				e.Type = eventlog.TypeNoAction
+			}
+			l.Events = append(l.Events, e)
+		}
+		return l
+	}
+	before := boot("x a", "x b", "x c", "xx k", "x d")
+	for _, tt := range []struct {
+		name  string
+		after eventlog.Log
+		want  []string
+	}{
+		{"the same", boot("xx k", "x a", "x b", "x nothing", "x c", "x d"), nil},
+		{"another one", boot("x a", "x B", "x c", "x d", "xx k"), []string{"1 b B"}},
+		{"one more", boot("x a", "x b", "x new", "x c", "x d", "xx k"), []string{"1 - new"}},
+		{"one less", boot("x a", "x c", "x d", "xx k"), []string{"1 b -"}},
+		{"once more the same", boot("x a", "x b", "x b", "x c", "x d", "xx k"), []string{"1 - b"}},
+		{"two for one, in two registers", boot("x a", "x B", "x C", "x D", "x d"), []string{"1 b B", "1 c C", "1 - D", "2 k -"}},
+		{"nothing at all", boot(), []string{"1 a -", "1 b -", "1 c -", "1 d -", "2 k -"}},
+	} {
+		var got []string
+		for _, c := range eventlog.Changes(before, tt.after, 10) {
+			got = append(got, tell(c))
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+		}
+	}
+	if got := eventlog.Changes(before, boot(), 2); len(got) != 2 {
+		t.Errorf("a limit of 2: got %d changes", len(got))
+	}
+}
+
+// What an update changes is what the image brought, and nothing that the firmware measured.
+func TestChangesOfARecordedUpdate(t *testing.T) {
+	t.Parallel()
+	found := map[int]bool{}
+	for _, c := range eventlog.Changes(genuine(t, "sdboot-ab-1-v1"), genuine(t, "sdboot-ab-2-v2-after-update"), 64) {
+		found[c.PCR] = true
+		if c.After != nil {
+			t.Logf("PCR %d: %s", c.PCR, c.After.Explain())
+		}
+	}
+	for pcr, want := range map[int]bool{0: false, 2: false, 3: false, 7: false, 4: true, 11: true} {
+		if found[pcr] != want {
+			t.Errorf("PCR %d changed: %v, want %v", pcr, found[pcr], want)
+		}
+	}
+}
