@@ -47,6 +47,9 @@ func TestChangesBetweenTwoBoots(t *testing.T) {
 		{"one less", boot("x a", "x c", "x d", "xx k"), []string{"1 b -"}},
 		{"once more the same", boot("x a", "x b", "x b", "x c", "x d", "xx k"), []string{"1 - b"}},
 		{"two for one, in two registers", boot("x a", "x B", "x C", "x D", "x d"), []string{"1 b B", "1 c C", "1 - D", "2 k -"}},
+		{"one changed, the last one gone", boot("x a", "x B", "x c", "xx k"), []string{"1 b B", "1 d -"}},
+		{"one more, another one changed", boot("x a", "x new", "x b", "x C", "x d", "xx k"), []string{"1 - new", "1 c C"}},
+		{"another order", boot("x b", "x a", "x c", "x d", "xx k"), []string{"1 a -", "1 - a"}},
 		{"nothing at all", boot(), []string{"1 a -", "1 b -", "1 c -", "1 d -", "2 k -"}},
 	} {
 		var got []string
@@ -56,6 +59,13 @@ func TestChangesBetweenTwoBoots(t *testing.T) {
 		if !slices.Equal(got, tt.want) {
 			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
 		}
+	}
+	long := make([]string, 600) // more than is aligned
+	for i := range long {
+		long[i] = fmt.Sprint("x ", i)
+	}
+	if got := eventlog.Changes(boot(long...), boot(append([]string{"x first"}, slices.Concat(long[1:], []string{"x last"})...)...), 5000); len(got) != 601 {
+		t.Errorf("two long sequences: got %d changes", len(got))
 	}
 	if got := eventlog.Changes(before, boot(), 2); len(got) != 2 {
 		t.Errorf("a limit of 2: got %d changes", len(got))

@@ -21,14 +21,18 @@ func genuineScenarios() []scenario {
 	ownKeys := func(t *testing.T, n *narrator) string {
 		return twoBoots(t, n, device.NewFleet(t, device.FleetConfig{Bin: programs.Dir(t), OwnKeys: true}), "on")
 	}
-	arm64 := func(t *testing.T, n *narrator) string {
-		f := device.NewFleet(t, device.FleetConfig{Bin: programs.Dir(t), Arch: parts.ARM64})
-		defer keepProof(t, f, "1", "arm64-systemd-boot-secure-boot-off")
-		return twoBoots(t, n, f, "off")
+	arm64 := func(ownKeys bool, secureBoot, kept string) func(*testing.T, *narrator) string {
+		return func(t *testing.T, n *narrator) string {
+			f := device.NewFleet(t, device.FleetConfig{Bin: programs.Dir(t), Arch: parts.ARM64, OwnKeys: ownKeys})
+			got := twoBoots(t, n, f, secureBoot)
+			keepProof(t, f, "1", kept)
+			return got
+		}
 	}
 	return []scenario{
 		{"two boots with own keys", twoBootsExpected, ownKeys},
-		{"two boots on arm64", twoBootsExpected, arm64},
+		{"two boots on arm64", twoBootsExpected, arm64(false, "off", "arm64-systemd-boot-secure-boot-off")},
+		{"arm64 with own keys", twoBootsExpected, arm64(true, "on", "arm64-systemd-boot-own-keys")},
 	}
 }
 
