@@ -63,7 +63,6 @@ func changed(was, is []Event) []Change {
 			return append(out, paired(was[i:], is[j:])...)
 		}
 	}
-	return out
 }
 
 // maxAlignment bounds the work of one register. Between the same beginning and the same end a boot has a few measurements.
