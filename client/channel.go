@@ -51,7 +51,6 @@ func newDialer(c *Client) (*dialer, error) {
 		MinVersion: tls.VersionTLS13,
 		RootCAs:    c.pool,
 		ServerName: c.url.Hostname(),
-		Time:       c.cfg.Now,
 		Certificates: []tls.Certificate{{
 			Certificate: [][]byte{der}, PrivateKey: signer,
 			SupportedSignatureAlgorithms: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256},
@@ -112,31 +111,13 @@ func (m *meter) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// doubtClock asks about the clock where a certificate is refused for the time: a device can tell that its clock is behind,
-// and not that it is ahead.
-func doubtClock(err error) error {
-	var invalid x509.CertificateInvalidError
-	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
-		return fmt.Errorf("%w; is the device's clock right?", err)
-	}
-	return err
-}
-
 // open connects, and takes the exporter before any request is built, since a quote is bound to it.
 func (d *dialer) open(ctx context.Context) (*channel, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.client.cfg.Timeout)
 	defer cancel()
-	raw, err := d.client.cfg.Dial(ctx, "tcp", d.server)
+	conn, err := d.client.handshake(ctx, d.server, d.config)
 	if err != nil {
-		return nil, fmt.Errorf("cannot reach the server: %w", err)
-	}
-	config := d.config.Clone()
-	at := d.client.now()
-	config.Time = func() time.Time { return at }
-	conn := tls.Client(raw, config)
-	if err := conn.HandshakeContext(ctx); err != nil {
-		raw.Close()
-		return nil, fmt.Errorf("cannot agree on TLS with the server: %w", doubtClock(err))
+		return nil, err
 	}
 	state := conn.ConnectionState()
 	exporter, err := state.ExportKeyingMaterial(attestation.ExporterLabel, nil, exporterBytes)

@@ -124,18 +124,7 @@ func (g *download) dial(ctx context.Context, u *url.URL, download wire.Download)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := g.client.cfg.Dial(ctx, "tcp", download.Host)
-	if err != nil {
-		return nil, fmt.Errorf("cannot reach %s: %w", download.Host, err)
-	}
-	at := g.client.now()
-	conn := tls.Client(raw, &tls.Config{
+	return g.client.handshake(ctx, download.Host, &tls.Config{
 		MinVersion: tls.VersionTLS12, RootCAs: pool, ServerName: u.Hostname(), NextProtos: []string{"http/1.1"},
-		Time: func() time.Time { return at },
 	})
-	if err := conn.HandshakeContext(ctx); err != nil {
-		raw.Close()
-		return nil, fmt.Errorf("cannot agree on TLS with %s: %w", download.Host, err)
-	}
-	return conn, nil
 }
