@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -65,8 +66,9 @@ type Config struct {
 	Product string
 	// Token is a one-time enrollment token. Optional.
 	Token string
-	// Reboot restarts the system after an update was staged. It may return before the restart, or never. Optional:
-	// without it the caller restarts.
+	// Reboot restarts the system after an update was staged. It may return before the restart, or never; until it returns,
+	// the client does nothing else. An error is told to the server, and the restart is asked for again in the next round.
+	// Optional: without it the caller restarts.
 	Reboot func(context.Context) error
 
 	Dial         func(ctx context.Context, network, address string) (net.Conn, error) // Optional
@@ -99,6 +101,11 @@ type Client struct {
 	running []bootState // what runs, read once per boot, of the installers that can tell
 	unsure  bool        // one of them could not
 	leaving bool        // the trial that runs was rolled back and ends with the restart
+
+	trouble string   // what kept the last installation or restart from being done, as the server was told
+	ready   *journal // staged by this process: nothing but the restart is missing
+
+	unrotated string // why the last rotation of the attestation key could not be finished, as was logged
 }
 
 // Refusal is one reason why something was refused, by the server or by the device itself.
@@ -205,12 +212,15 @@ func sleep(ctx context.Context, d time.Duration) error {
 // DeviceID returns the id that follows from the TPM's endorsement key.
 func (c *Client) DeviceID() identity.DeviceID { return c.id }
 
-// refuse makes a local refusal, which the next poll reports. Run logs it when it is new.
+// refuse makes a local refusal, which the next poll reports, unless it stands since the poll before: events are kept for good,
+// and a device may wait for weeks with the same one. Run logs it when it is new.
 func (c *Client) refuse(r reason.Reason, format string, args ...any) Refusal {
-	detail := cutText(fmt.Sprintf(format, args...))
-	c.event(r, detail)
-	c.log.Debug("refused", "reason", string(r), "detail", detail)
-	return Refusal{Reason: r, Detail: detail, Remedy: remedy(r), Local: true}
+	out := Refusal{Reason: r, Detail: cutText(fmt.Sprintf(format, args...)), Remedy: remedy(r), Local: true}
+	if !slices.Contains(c.state.Refusals, out) {
+		c.event(r, out.Detail)
+	}
+	c.log.Debug("refused", "reason", string(r), "detail", out.Detail)
+	return out
 }
 
 func remedy(r reason.Reason) string {

@@ -38,6 +38,7 @@ func (ch challenge) usable(now time.Time) bool {
 type bootState struct {
 	installer installer.Installer
 	boot      installer.Boot
+	kept      bool // the boot loader knows that this boot was a good one
 }
 
 // readRunning asks every installer; a boot does not change while a process lives, so those that have answered are not
@@ -62,6 +63,23 @@ func (c *Client) readRunning(ctx context.Context) error {
 	}
 	c.running, c.unsure = running, unsure
 	return nil
+}
+
+// keep says that this boot of the default slot was a good one where the boot loader counts those, too: the agent runs. A
+// trial is left to Commit. What fails is tried again in the next round.
+func (c *Client) keep(ctx context.Context) {
+	for i := range c.running {
+		r := &c.running[i]
+		keeper, ok := r.installer.(installer.Keeper)
+		if !ok || r.boot.Trial || r.kept {
+			continue
+		}
+		err := keeper.Keep(ctx)
+		if err != nil {
+			c.log.Warn("cannot tell the boot loader that this boot was a good one", "installer", r.installer.Name(), "error", err.Error())
+		}
+		r.kept = err == nil
+	}
 }
 
 // bootOf returns what an installer of this client said about the running system.

@@ -44,8 +44,8 @@ func (u *Update) Bytes() int64 {
 
 // Install downloads the images into slots that do not run, verifies them there, names them for the next boot and asks
 // for the restart. It goes on where an interrupted Install of the same release stopped. Refusals mean that the bytes
-// were not those of the release, or that the server's door refused them; nothing was staged then. Without installers
-// those of Config are used.
+// were not those of the release, that the server's door refused them, or that the installer refused the image; nothing was
+// staged then. Without installers those of Config are used.
 func (u *Update) Install(ctx context.Context, installers ...installer.Installer) ([]Refusal, error) {
 	c := u.client
 	c.mu.Lock()
@@ -53,6 +53,9 @@ func (u *Update) Install(ctx context.Context, installers ...installer.Installer)
 	defer c.save()
 	if len(installers) == 0 {
 		installers = c.cfg.Installers
+	}
+	if c.ready != nil && u.journal().same(*c.ready) {
+		return nil, c.reboot(ctx, *c.ready) // the restart failed: installing again would wear the slot out, round by round
 	}
 	j, err := u.begin()
 	if err != nil {
@@ -75,7 +78,7 @@ func (u *Update) Install(ctx context.Context, installers ...installer.Installer)
 		return nil, err
 	}
 	crash.Here(crash.AgentVerified)
-	return nil, c.stage(ctx, installers, j)
+	return c.stage(ctx, installers, j)
 }
 
 // begin opens the journal, or goes on with the one of the same release.
@@ -89,6 +92,7 @@ func (u *Update) begin() (journal, error) {
 			}
 		}
 	}
+	c.ready = nil
 	c.state.Boot = nil // a new update begins
 	if err := c.store.write(fileBundle, u.bundle); err != nil {
 		return journal{}, err
@@ -118,7 +122,7 @@ func (u *Update) fill(ctx context.Context, get *download, installers []installer
 	}
 	slot, err := in.Prepare(ctx, p.image())
 	if err != nil {
-		return nil, fmt.Errorf("cannot install %s: %w", p.path, err)
+		return c.notInstalled(ctx, installers, *j, j.Parts[i], err)
 	}
 	keep := func(offset int64) error {
 		j.Parts[i].Offset = offset
@@ -140,28 +144,29 @@ func (u *Update) fill(ctx context.Context, get *download, installers []installer
 }
 
 // stage hashes each slot once more, names it for the next boot and asks for the restart.
-func (c *Client) stage(ctx context.Context, installers []installer.Installer, j journal) error {
+func (c *Client) stage(ctx context.Context, installers []installer.Installer, j journal) ([]Refusal, error) {
 	for _, p := range j.Parts {
 		in, ok := installer.Find(p.Installer, installers)
 		if !ok {
-			return fmt.Errorf("cannot stage %s: no installer %q", p.Component, p.Installer)
+			return nil, fmt.Errorf("cannot stage %s: no installer %q", p.Component, p.Installer)
 		}
 		image := installer.Image{Component: p.Component, SHA256: p.SHA256, Length: p.Length}
 		if err := checkSlot(ctx, in, image); err != nil {
-			return err
+			return nil, err
 		}
 		if err := in.Activate(ctx, image); err != nil {
-			return fmt.Errorf("cannot stage %s: %w", p.Component, err)
+			return c.notInstalled(ctx, installers, j, p, err)
 		}
 		crash.Here(crash.AgentActivated)
 	}
 	j.Step = stepStaged
 	if err := c.store.writeJSON(fileJournal, j); err != nil {
-		return err
+		return nil, err
 	}
 	crash.Here(crash.AgentStaged)
+	c.ready, c.trouble = &j, ""
 	c.log.Info("staged", "release", artifacts.ReleaseName(j.Product, j.Version))
-	return c.reboot(ctx, j)
+	return nil, c.reboot(ctx, j)
 }
 
 func (c *Client) reboot(ctx context.Context, j journal) error {
@@ -174,11 +179,24 @@ func (c *Client) reboot(ctx context.Context, j journal) error {
 		return err
 	}
 	crash.Here(crash.AgentRebooting)
-	if err := c.cfg.Reboot(ctx); err != nil {
-		return fmt.Errorf("cannot restart into the staged release: %w", err)
+	if err := c.restart(ctx, "into the staged release"); err != nil {
+		return err
 	}
-	c.running = nil // where the restart returns, the next Check looks again
+	c.running, c.ready = nil, nil // where the restart returns, the next Check looks again
 	return nil
+}
+
+// restart asks for a restart. One that fails is asked for again in the next round, and the server is told of each cause
+// once: a machine that cannot restart would otherwise be one that does not update, without a word.
+func (c *Client) restart(ctx context.Context, where string) error {
+	err := c.cfg.Reboot(ctx)
+	if err == nil {
+		c.trouble = ""
+		return nil
+	}
+	err = fmt.Errorf("cannot restart %s: %w", where, err)
+	c.tellOnce(ctx, err)
+	return err
 }
 
 // checkSlot reads a slot back and compares it with the image.

@@ -29,6 +29,7 @@ const (
 const (
 	bootOK       = "ok"
 	bootFallback = "fallback"
+	bootRefused  = "refused" // there was no boot: an installer did not take an image
 )
 
 // journal is the update under way. It is a hint: a slot is hashed again before it is activated, what runs is read from
@@ -49,6 +50,14 @@ type journalPart struct {
 	Offset    int64         `json:"offset"` // durable bytes
 }
 
+// same reports whether two journals are of the same images of one release.
+func (j journal) same(o journal) bool {
+	return j.Product == o.Product && j.Version == o.Version && slices.EqualFunc(j.Parts, o.Parts, func(p, q journalPart) bool {
+		p.Offset, q.Offset = 0, 0
+		return p == q
+	})
+}
+
 func (c *Client) loadJournal() (journal, bool) {
 	var j journal
 	if !c.store.readJSON(fileJournal, &j) || len(j.Parts) == 0 || len(j.Parts) > artifacts.MaxComponents {
@@ -61,6 +70,7 @@ func (c *Client) loadJournal() (journal, bool) {
 }
 
 func (c *Client) dropJournal() error {
+	c.ready = nil
 	if err := c.store.remove(fileJournal); err != nil {
 		return err
 	}
@@ -86,6 +96,7 @@ func (c *Client) afterBoot(ctx context.Context) error {
 	if err := c.readRunning(ctx); err != nil {
 		return err
 	}
+	c.keep(ctx)
 	j, ok := c.loadJournal()
 	if !ok || !j.named() {
 		return nil
@@ -153,17 +164,29 @@ func (c *Client) started(ctx context.Context, j journal) bool {
 // withdraw takes a release back that is named for the next boot, so that no restart brings it.
 func (c *Client) withdraw(ctx context.Context, j journal, why string) error {
 	name := artifacts.ReleaseName(j.Product, j.Version)
+	var used []installer.Installer
 	for _, r := range c.running {
-		if !slices.ContainsFunc(j.Parts, func(p journalPart) bool { return p.Installer == r.installer.Name() }) {
-			continue
-		}
-		if err := r.installer.Rollback(ctx); err != nil {
-			return fmt.Errorf("cannot take %s back: %w", name, err)
-		}
+		used = append(used, r.installer)
+	}
+	if err := takeBack(ctx, used, j); err != nil {
+		return err
 	}
 	c.event(reason.Reason(""), name+" was staged and is taken back: "+why)
 	c.log.Info("a staged release is taken back", "release", name, "cause", why)
 	return c.dropJournal()
+}
+
+// takeBack lets no image of j be named for the next boot.
+func takeBack(ctx context.Context, installers []installer.Installer, j journal) error {
+	for _, in := range installers {
+		if !slices.ContainsFunc(j.Parts, func(p journalPart) bool { return p.Installer == in.Name() }) {
+			continue
+		}
+		if err := in.Rollback(ctx); err != nil {
+			return fmt.Errorf("cannot take %s back: %w", artifacts.ReleaseName(j.Product, j.Version), err)
+		}
+	}
+	return nil
 }
 
 // waiting returns the release that waits for a restart and does not run.
@@ -307,6 +330,7 @@ func (c *Client) installed(j journal) {
 			Component: p.Component, SHA256: p.SHA256, Length: p.Length, Product: j.Product, Version: j.Version,
 		})
 		delete(c.state.Failures, p.SHA256.String())
+		delete(c.state.Rejected, p.SHA256.String())
 	}
 	delete(c.state.Failures, leftTrial)
 	c.state.Boot = nil

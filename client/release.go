@@ -41,6 +41,7 @@ func (t *conversation) conclude(ctx context.Context) error {
 	if c.proven != nil || c.checkDirectorBase() != nil {
 		return nil
 	}
+	c.forgetRejected(targets)
 	if err := t.withdrawUnoffered(ctx, targets); err != nil {
 		return err
 	}
@@ -60,6 +61,13 @@ func (t *conversation) conclude(ctx context.Context) error {
 	for _, target := range targets {
 		if c.state.Failures[target.SHA256.String()] >= maxFailures {
 			t.refuse(reason.UpdateOverdue, "%s failed to boot %d times on this device and is not tried again", target.Path, maxFailures)
+			return nil
+		}
+		if r := c.state.Rejected[target.SHA256.String()]; r.Tries >= maxFailures {
+			t.refuse(reason.UpdateOverdue, "%s", r.text(target.Path))
+			if j, ok := c.waiting(); ok { // it could not be taken back before
+				return c.withdraw(ctx, j, "an installer does not take it")
+			}
 			return nil
 		}
 	}
@@ -144,10 +152,7 @@ func (t *conversation) leaveTrial(ctx context.Context, targets []tufrepo.Directo
 		return nil // a boot loader that starts the trial again all the same must not make the machine restart for ever
 	}
 	c.save()
-	if err := c.cfg.Reboot(ctx); err != nil {
-		return fmt.Errorf("cannot restart out of the trial: %w", err)
-	}
-	return nil
+	return c.restart(ctx, "out of the trial")
 }
 
 // leftTrial counts, among the failures of images, the restarts out of refused trials since the last commit.

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"strings"
 
 	"github.com/cordon-ota/cordon/attestation/identity"
 	"github.com/cordon-ota/cordon/attestation/reason"
@@ -60,11 +62,25 @@ func (c *Client) settle(ctx context.Context) {
 		return
 	}
 	defer c.save()
-	if e, err := c.rotate(ctx); err != nil {
-		c.log.Warn("cannot finish the rotation of the attestation key now", "error", err.Error())
-	} else if e.Lifecycle == "" {
+	e, err := c.rotate(ctx)
+	switch {
+	case err == nil && e.Lifecycle == "":
 		c.log.Warn("the rotation of the attestation key was refused; the key before stays in use", "refusals", len(e.Refusals))
+	case err != nil && causeOf(err) != c.unrotated: // a server that wants it later is asked at every poll
+		c.log.Warn("cannot finish the rotation of the attestation key now", "error", err.Error())
 	}
+	c.unrotated = causeOf(err)
+}
+
+// causeOf is what an error says without the address of our end of the connection, which is another one each time.
+func causeOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Source != nil {
+		return strings.ReplaceAll(err.Error(), op.Source.String(), "")
+	}
+	return err.Error()
 }
 
 // enrollKnown enrolls with the attestation key that the state names. A device that lost its state, or had it set back, may

@@ -3,8 +3,11 @@ package client_test
 import (
 	"bytes"
 	"errors"
+	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-tpm/legacy/tpm2"
@@ -13,6 +16,7 @@ import (
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client"
 	"github.com/cordon-ota/cordon/client/tpm"
+	"github.com/cordon-ota/cordon/client/wire"
 )
 
 func (d *device) rotate() {
@@ -123,6 +127,45 @@ func TestRotationThatCannotBeFinishedDoesNotSilenceTheDevice(t *testing.T) {
 	}
 	if !bytes.Equal(d.registered(), before) {
 		t.Error("the key was replaced")
+	}
+}
+
+// TestRotationThatHasToWaitIsLoggedOnce: it is tried at every poll, and a server may limit rotations to one in some hours.
+func TestRotationThatHasToWaitIsLoggedOnce(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	d.enroll()
+	answers := make(chan int, 1) // to the second round
+	inner := d.server.Config.Handler
+	d.server.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != wire.PathActivate {
+			inner.ServeHTTP(w, r)
+			return
+		}
+		status := <-answers
+		answers <- status
+		if status == 0 {
+			panic(http.ErrAbortHandler)
+		}
+		d.server.refuse(w, status, reason.RateLimited)
+	})
+	answers <- http.StatusTooManyRequests
+	if _, err := d.client.RotateAK(t.Context()); err == nil {
+		t.Fatal("RotateAK passed")
+	}
+	var log strings.Builder
+	d.cfg = func(c *client.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) }
+	d.restart()
+	const text = "cannot finish the rotation of the attestation key now"
+	for i, status := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable, 0, http.StatusTooManyRequests} {
+		<-answers
+		answers <- status
+		for range 3 {
+			d.wantAffirmed("while the server wants it later")
+		}
+		if got := strings.Count(log.String(), text); got != i+1 {
+			t.Errorf("status %d: logged %d times, want %d, once for each cause:\n%s", status, got, i+1, log.String())
+		}
 	}
 }
 

@@ -80,6 +80,9 @@ func jitter(d time.Duration) time.Duration {
 // Step does what is due now, once: it enrolls if the server does not know the device, checks, commits a trial that is
 // proven, and installs an update. Refusals are in the Result; an Update that is in the Result was staged.
 func (c *Client) Step(ctx context.Context) (Result, error) {
+	if err := c.lookAtBoot(ctx); err != nil {
+		return Result{}, err
+	}
 	c.settle(ctx)
 	if refused, err := c.enrollIfNeeded(ctx); err != nil || refused != nil {
 		return Result{Refusals: refused}, err
@@ -109,6 +112,16 @@ func (c *Client) Step(ctx context.Context) (Result, error) {
 	}
 	r.Refusals = append(r.Refusals, refused...)
 	return r, err
+}
+
+// lookAtBoot finds out what runs before anything waits for the server: a boot loader that counts boots is to hear of this
+// one, however long the server is away.
+func (c *Client) lookAtBoot(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := c.readRunning(ctx)
+	c.keep(ctx)
+	return err
 }
 
 // enrollIfNeeded enrolls a device that was not yet, or whose counter is gone.

@@ -55,6 +55,7 @@ type server struct {
 	bodies   [][]byte
 	stored   []byte // answer to the last body
 	problems []error
+	enrolled int // enrollments that were committed
 
 	onAnswer func(*wire.PollAnswer)                                 // spoils an answer
 	onPoll   func(w http.ResponseWriter, r *http.Request) bool      // replaces an answer; true: done
@@ -210,6 +211,7 @@ func (s *server) activate(w http.ResponseWriter, r *http.Request) {
 	if s.onAK != nil && s.onAK(false) {
 		panic(http.ErrAbortHandler)
 	}
+	s.enrolled++
 	s.ak, s.spki, s.proven = ak, r.TLS.PeerCertificates[0].RawSubjectPublicKeyInfo, 0
 	key, _ := x509.MarshalPKIXPublicKey(tlsKey.Key)
 	if !bytes.Equal(key, s.spki) {
@@ -281,6 +283,10 @@ func (s *server) poll(w http.ResponseWriter, r *http.Request) {
 	}
 	if !bytes.Equal(r.TLS.PeerCertificates[0].RawSubjectPublicKeyInfo, s.spki) {
 		s.refuse(w, http.StatusUnauthorized, reason.DeviceUnknown)
+		return
+	}
+	if s.ak.Raw == nil { // people had it forgotten
+		s.refuse(w, http.StatusForbidden, reason.AKUnknown)
 		return
 	}
 	if n := len(s.bodies); n > 0 && bytes.Equal(s.bodies[n-1], body) {

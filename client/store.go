@@ -29,7 +29,7 @@ const (
 	maxDoc      = 5_000_000          // a metadata document
 	maxPoll     = wire.MaxPollBytes  // a stored poll
 	maxRoots    = 1 << 10            // roots that are looked for at the start
-	maxFailures = 3                  // trials of one image
+	maxFailures = 3                  // trials of one image, and installations of one that fail
 	maxInstall  = 64                 // components that a device tells
 	stateMode   = fs.FileMode(0o600) // of every file
 	stateDir    = fs.FileMode(0o700) // of every folder
@@ -64,6 +64,8 @@ type state struct {
 	LockedOut  bool             `json:"locked_out,omitempty"` // the TPM was in lockout at the last check
 	Versions   Versions         `json:"versions,omitzero"`    // for `status` only
 	Chain      [][]byte         `json:"certificate,omitempty"`
+
+	Rejected map[string]rejection `json:"rejected,omitempty"` // images on offer that an installer did not take, by SHA-256
 }
 
 // Versions are the newest verified versions of both repositories.

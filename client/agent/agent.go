@@ -11,6 +11,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -156,12 +158,29 @@ func (o *options) client(trust wire.Trust, device *tpm.TPM, state string) (*clie
 	return c, nil
 }
 
-// restart runs the restart command; its output goes to ours. Where the command succeeds, the agent ends by itself, so
-// that the TPM is shut down in order before the power goes. One that is started again asks for the restart again.
+// Bounds on the restart command.
+const (
+	restartLimit = 5 * time.Minute  // a command that hangs must not keep the device from polling
+	endLimit     = 10 * time.Second // to let go of our output after it ended or was killed
+)
+
+// restart runs the restart command, which has restartLimit and is then killed with all that it started; its output goes to
+// ours. Where the command succeeds, the agent ends by itself, so that the TPM is shut down in order before the power goes.
+// One that is started again asks for the restart again.
 func (o *options) restart(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", o.reboot)
+	limited, cancel := context.WithTimeout(ctx, o.restartLimit)
+	defer cancel()
+	cmd := exec.CommandContext(limited, "/bin/sh", "-c", o.reboot)
 	cmd.Stdout, cmd.Stderr = o.err, o.err
-	if err := cmd.Run(); err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = endLimit
+	err := cmd.Run()
+	switch {
+	case err == nil, errors.Is(err, exec.ErrWaitDelay): // it ended well; what it left behind may still print
+	case ctx.Err() == nil && limited.Err() != nil:
+		return fmt.Errorf("command %q took longer than %v and was killed", o.reboot, o.restartLimit)
+	default:
 		return fmt.Errorf("command %q: %w", o.reboot, err)
 	}
 	if o.restarting != nil {

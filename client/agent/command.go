@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -50,12 +51,13 @@ type options struct {
 	once, json                                                    bool
 	out, err                                                      io.Writer
 
-	restarting context.CancelFunc // ends the agent once the restart command succeeded; nil with --once
+	restartLimit time.Duration
+	restarting   context.CancelFunc // ends the agent once the restart command succeeded; nil with --once
 }
 
 // run executes one command line and returns its exit code.
 func run(ctx context.Context, args []string, out, stderr io.Writer) int {
-	o := &options{out: out, err: stderr}
+	o := &options{out: out, err: stderr, restartLimit: restartLimit}
 	root := newRoot(o)
 	root.SetArgs(args)
 	root.SetOut(out)
@@ -94,7 +96,7 @@ func newRoot(o *options) *cobra.Command {
 	f.StringVar(&o.state, "state", "", "state directory; nothing in it is trusted")
 	f.StringVar(&o.eventLog, "event-log", "", "TCG event log of this boot (default for a TPM below /dev: the kernel's)")
 	f.StringArrayVar(&o.installers, "installer", nil, "where images go: "+installer.Kinds+"; may be repeated")
-	f.StringVar(&o.reboot, "reboot", "", "shell command that restarts into a staged release")
+	f.StringVar(&o.reboot, "reboot", "", "shell command that restarts into a staged release; it has five minutes")
 	f.StringVar(&o.hardware, "hardware-id", "", "what releases must be made for (default: what the server tells at enrollment)")
 	f.StringVar(&o.product, "product", "", "what releases must be of (default: what the server offers); set it in the measured image")
 	f.StringVar(&o.token, "token", "", "file with a one-time enrollment token")

@@ -3,10 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cordon-ota/cordon/client/installer/installertest"
 	"github.com/cordon-ota/cordon/client/tpm"
@@ -83,15 +86,52 @@ func TestEndsAfterTheRestartCommand(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var out bytes.Buffer
-	o := &options{reboot: "echo restarting", err: &out, restarting: cancel}
+	o := &options{reboot: "echo restarting", err: &out, restarting: cancel, restartLimit: time.Minute}
 	if err := o.restart(ctx); err != nil || ctx.Err() == nil || !strings.Contains(out.String(), "restarting") {
 		t.Errorf("restart: %v, context %v, output %q", err, ctx.Err(), out.String())
 	}
 	failed, end := context.WithCancel(t.Context())
 	defer end()
-	o = &options{reboot: "exit 3", err: &out, restarting: end}
+	o = &options{reboot: "exit 3", err: &out, restarting: end, restartLimit: time.Minute}
 	if err := o.restart(failed); err == nil || failed.Err() != nil {
 		t.Errorf("a restart command that fails: %v, context %v, want an error and an agent that goes on", err, failed.Err())
+	}
+}
+
+// TestRestartCommandThatHangsIsKilled: the device would not poll as long as it runs.
+func TestRestartCommandThatHangsIsKilled(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	o := &options{reboot: "sleep 1000 & echo hanging; wait", err: new(bytes.Buffer), restarting: cancel, restartLimit: 100 * time.Millisecond}
+	if err := o.restart(ctx); err == nil || !strings.Contains(err.Error(), "took longer than 100ms and was killed") || ctx.Err() != nil {
+		t.Errorf("restart: %v, context %v, want an agent that goes on", err, ctx.Err())
+	}
+}
+
+// TestRestartCommandLeavesNobodyBehind ends the agent while its restart command runs: what that has started goes with it.
+func TestRestartCommandLeavesNobodyBehind(t *testing.T) {
+	t.Parallel()
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	o := &options{reboot: "sleep 1000 >'" + pipe + "' & wait", err: new(bytes.Buffer), restarting: cancel, restartLimit: time.Minute}
+	done := make(chan error, 1)
+	go func() { done <- o.restart(ctx) }()
+	f, err := os.Open(pipe) // waits for the child
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	cancel()
+	if err := <-done; err == nil {
+		t.Error("restart: no error, and the machine did not restart")
+	}
+	if _, err := io.ReadAll(f); err != nil { // ends when the child is gone
+		t.Error(err)
 	}
 }
 

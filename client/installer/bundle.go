@@ -1,13 +1,11 @@
 package installer
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 
 	"github.com/go-json-experiment/json"
@@ -184,15 +182,14 @@ func (l ledger) proven(slot string) ledger {
 	return ledger{Slots: slots}
 }
 
-// refused forgets a bundle that the program refused by itself, and returns err: what the other slot holds is not known then,
+// refused forgets a bundle that the program refused by itself, and judges err: what the other slot holds is not known then,
 // and if that slot boots one day, nobody must say that it runs the bundle. A program that was killed says nothing about it:
 // a service may go on with its work.
-func (s spool) refused(err error) error {
-	_, ended := errors.AsType[*exec.ExitError](err)
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || (!ended && !errors.Is(err, errSWUpdate)) {
+func (s spool) refused(err error, refusals []string) error {
+	if !ended(err) {
 		return err
 	}
-	return errors.Join(err, s.write(s.read().abandoned()))
+	return errors.Join(judge(err, refusals), s.write(s.read().abandoned()))
 }
 
 // abandoned notes that nothing is under way.

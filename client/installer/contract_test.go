@@ -1,6 +1,7 @@
 package installer_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -79,6 +80,9 @@ printf '{"slot":"%s","trial":%s,"path":"%s/%s.img"}' "$running" "$trial" "$PWD" 
 func putScripts(t *testing.T, dir string, texts map[string]string) string {
 	t.Helper()
 	at := t.TempDir()
+	if err := os.Chmod(at, 0o755); err != nil { // whatever the umask is
+		t.Fatal(err)
+	}
 	for name, text := range texts {
 		head := "#!/bin/sh\nset -e\ncd '" + dir + "'\nactive=$(cat active) running=$(cat running)\nfree=b; [ \"$running\" = a ] || free=a\n"
 		if err := os.WriteFile(filepath.Join(at, name), []byte(head+text+"\n"), 0o755); err != nil {
@@ -142,30 +146,22 @@ func (m *raucMachine) Image(n int, broken bool) []byte {
 
 func (m *raucMachine) Boot() {
 	m.t.Helper()
-	for range 4 {
-		slot, err := m.Primary()
-		if err != nil {
-			m.t.Fatal(err)
+	_, err := m.Restart(m.t.Context(), func(path string) error {
+		b, err := os.ReadFile(path)
+		if err == nil && strings.Contains(string(b), "BROKEN") {
+			err = errors.New("the image is broken")
 		}
-		b, err := os.ReadFile(m.Slot(slot))
-		if err != nil {
-			m.t.Fatal(err)
-		}
-		if !strings.Contains(string(b), "BROKEN") {
-			if err := m.RAUC.Boot(m.t.Context(), slot); err != nil {
-				m.t.Fatalf("Boot: %v", err)
-			}
-			return
-		}
+		return err
+	})
+	if err != nil {
+		m.t.Fatalf("Restart: %v", err)
 	}
-	m.t.Fatal("nothing boots")
 }
 
 type swupdateMachine struct {
 	*installertest.Slots
 	*parts.SWUpdate
 	t      *testing.T
-	hooks  string
 	images map[string][]byte
 }
 
@@ -175,15 +171,10 @@ func newSWUpdateMachine(t *testing.T) installertest.Machine {
 	if err != nil {
 		t.Fatalf("NewSWUpdate: %v", err)
 	}
-	hooks := map[string]string{"commit": scripts["commit"], "rollback": scripts["rollback"], "select": `echo "stable,$free"`,
-		"running": `trial=true; [ "$running" != "$active" ] || trial=false
-printf '{"slot":"%s","trial":%s}' "$running" "$trial"`}
-	return &swupdateMachine{Slots: installertest.NewSlots(t, dir), SWUpdate: s, t: t, hooks: putScripts(t, dir, hooks), images: map[string][]byte{}}
+	return &swupdateMachine{Slots: installertest.NewSlots(t, dir), SWUpdate: s, t: t, images: map[string][]byte{}}
 }
 
-func (m *swupdateMachine) Open() (installer.Installer, error) {
-	return installer.Open("swupdate:" + m.Dir + ",hooks=" + m.hooks + ",program=" + m.Program())
-}
+func (m *swupdateMachine) Open() (installer.Installer, error) { return installer.Open(m.Spec()) }
 
 func (m *swupdateMachine) Image(n int, broken bool) []byte {
 	m.t.Helper()

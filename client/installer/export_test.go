@@ -71,3 +71,9 @@ func Prefers(a, b string) bool {
 	y.readRelease(b)
 	return x.listed && y.listed && x.before(y)
 }
+
+// Owned refuses what others than root and the user self may write.
+func Owned(path string, self int) error { return owned(path, self) }
+
+// ErrOwner is its refusal.
+var ErrOwner = errOwner

@@ -23,6 +23,10 @@ import (
 var (
 	// ErrBusy means that a trial runs: until it is committed or rolled back, no slot is free.
 	ErrBusy = errors.New("a trial is running and occupies the other slot")
+	// ErrRefused means that the image itself was refused: another try would get the same answer.
+	ErrRefused = errors.New("the image was refused")
+	// ErrFailed means that an installation went wrong and nothing says that the cause passes by itself.
+	ErrFailed = errors.New("the installation failed")
 	// ErrSpec is returned by Open for a text that names no installer.
 	ErrSpec = errors.New("installer is not known")
 )
@@ -52,6 +56,9 @@ type Boot struct {
 
 // Installer writes images of one kind. Its methods are not called at the same time; each may be called again after a
 // crash in the middle and then ends in the same state. State survives power cuts from the moment that a method returns.
+//
+// Prepare and Activate return ErrRefused for an image that they will never take, and Activate ErrFailed where a few tries
+// should be the last ones. Any other error is taken for one that passes, such as a full disk.
 type Installer interface {
 	// Name is what a release statement calls this kind: "ab", "uki", ...
 	Name() string
@@ -80,6 +87,14 @@ type Tries struct {
 type Counter interface {
 	// Tries says how often an image that was activated was tried. ok is false when nothing is known about it.
 	Tries(ctx context.Context, image Image) (tries Tries, ok bool, err error)
+}
+
+// Keeper is what an Installer has besides whose boot loader counts every boot, those of the default slot too, and goes to
+// the other slot when none is left.
+type Keeper interface {
+	// Keep tells the boot loader that this boot was a good one. Call it when the running slot is no trial: of a trial,
+	// Commit says so.
+	Keep(ctx context.Context) error
 }
 
 // Kinds is what Open takes, for the help of a command line.

@@ -85,8 +85,11 @@ func (r *RAUC) activate(ctx context.Context, image Image) error {
 		return err
 	}
 	_, err = r.rauc.ask(ctx, workTimeout, nil, "install", r.spool.bundle())
-	return r.spool.refused(err)
+	return r.spool.refused(err, raucRefusals)
 }
+
+// raucRefusals are what RAUC says of a bundle that it will never install.
+var raucRefusals = []string{"signature verification failed", "Invalid bundle", "Compatible mismatch"}
 
 // Running asks RAUC which slot was booted.
 func (r *RAUC) Running(ctx context.Context) (Boot, error) {
@@ -97,6 +100,18 @@ func (r *RAUC) Running(ctx context.Context) (Boot, error) {
 	l := r.spool.read()
 	b := l.runs(slot)
 	return Boot{Slot: slot, Trial: l.trial(slot), SHA256: b.SHA256, Length: b.Length}, nil
+}
+
+// Keep marks the running slot as good again: RAUC's boot loaders count every boot.
+func (r *RAUC) Keep(ctx context.Context) error {
+	slot, err := r.booted(ctx)
+	if err == nil && !r.spool.read().trial(slot) {
+		err = r.mark(ctx, "mark-good", "booted")
+	}
+	if err != nil {
+		return fmt.Errorf("cannot keep slot: %w", err)
+	}
+	return nil
 }
 
 // Commit marks the running slot as good and removes the bundle.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 
 	"github.com/go-json-experiment/json"
@@ -27,8 +28,8 @@ import (
 //	rollback  takes activate back; nothing may be activated
 //
 // Each gets {"component", "sha256", "length"} of the image on standard input ({} where there is none), no arguments, and
-// a minute (two hours for activate). It exits 0 when it is done, 75 when a trial runs and no slot is free, and otherwise
-// with its reason on standard error. Each may be called again after a power cut and then ends in the same state.
+// a minute (two hours for activate). It exits 0 when it is done, 75 when a trial runs and no slot is free, 65 (prepare and
+// activate) when it will never take this image, and otherwise with its reason on standard error. Each may be called again after a power cut and then ends in the same state.
 type Script struct {
 	hooks hooks
 }
@@ -170,22 +171,51 @@ type bootAnswer struct {
 	Length int64  `json:"length,omitempty"`
 }
 
-// errHook is returned for an executable that others than its owner could replace.
-var errHook = errors.New("it must be an executable file that only its owner may write")
+// errHook is returned for what cannot be run.
+var errHook = errors.New("it must be an executable file")
 
+// find returns a hook that nobody but root and the agent's own user can replace: it runs with the agent's rights. Of a link,
+// both ends are judged.
 func (h hooks) find(name string) (tool, error) {
 	path, err := filepath.Abs(filepath.Join(h.dir, name))
 	if err != nil {
 		return tool{}, err
 	}
-	info, err := os.Stat(path)
+	file, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return tool{}, err
 	}
-	if mode := info.Mode(); !mode.IsRegular() || mode.Perm()&0o111 == 0 || mode.Perm()&0o022 != 0 {
+	info, err := os.Stat(file)
+	if err != nil {
+		return tool{}, err
+	}
+	if mode := info.Mode(); !mode.IsRegular() || mode.Perm()&0o111 == 0 {
 		return tool{}, fmt.Errorf("%q: %w", path, errHook)
 	}
+	for _, at := range []string{filepath.Dir(path), filepath.Dir(file), file} {
+		if err := owned(at, os.Geteuid()); err != nil {
+			return tool{}, err
+		}
+	}
 	return tool{path: path}, nil
+}
+
+// errOwner is returned for a hook that others could replace, or a folder where they could.
+var errOwner = errors.New("others may write it")
+
+// owned refuses a file or folder that anybody but root and the user self may write.
+func owned(path string, self int) error {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return fmt.Errorf("%q: %w", path, err)
+	}
+	if int64(st.Uid) != 0 && int64(st.Uid) != int64(self) {
+		return fmt.Errorf("%q belongs to user %d: %w; run 'chown root' on it", path, st.Uid, errOwner)
+	}
+	if st.Mode&0o022 != 0 {
+		return fmt.Errorf("%q has mode %#o: %w; run 'chmod go-w' on it", path, st.Mode&0o7777, errOwner)
+	}
+	return nil
 }
 
 // call runs a hook with an image on its standard input.
@@ -207,7 +237,15 @@ func (h hooks) call(ctx context.Context, name string, image Image) ([]byte, erro
 			return nil, err
 		}
 	}
-	return t.ask(ctx, limit, stdin)
+	b, err := t.ask(ctx, limit, stdin)
+	exit, failed := errors.AsType[*exec.ExitError](err)
+	switch {
+	case failed && exit.ExitCode() == exitRefused && (name == "prepare" || name == "activate"):
+		err = fmt.Errorf("%w: %w", ErrRefused, err)
+	case name == "activate":
+		err = judge(err, nil)
+	}
+	return b, err
 }
 
 func (h hooks) do(ctx context.Context, name string, image Image) error {

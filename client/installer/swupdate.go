@@ -98,8 +98,12 @@ func (s *SWUpdate) activate(ctx context.Context, image Image) error {
 	if err := s.spool.write(s.spool.read().begin(a.Slot, image)); err != nil {
 		return err
 	}
-	return s.spool.refused(s.swupdate.watch(ctx, workTimeout, swupdateSays, append(args, "--image", s.spool.bundle())...))
+	return s.spool.refused(s.swupdate.watch(ctx, workTimeout, swupdateSays, append(args, "--image", s.spool.bundle())...), swupdateRefusals)
 }
+
+// swupdateRefusals are what SWUpdate says of an image that it will never install.
+var swupdateRefusals = []string{"Authentication of all signatures failed", "Signature verification failed", "Image invalid or corrupted",
+	"CPIO Format not recognized", "Checksum WRONG", "HASH mismatch", "not compatible with hardware", "Compatible SW not found"}
 
 // selection asks the hook select, if there is one.
 func (s *SWUpdate) selection(ctx context.Context, image Image) ([]string, error) {

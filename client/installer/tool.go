@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -24,6 +25,7 @@ const (
 	workTimeout = 2 * time.Hour    // to write an image
 	endTimeout  = 10 * time.Second // to end after it was killed
 	exitBusy    = 75               // EX_TEMPFAIL of sysexits.h: a trial is running
+	exitRefused = 65               // EX_DATAERR: a hook will never take this image
 )
 
 // tool is a program of others that does an installer's work. It runs in a process group of its own, which is killed when
@@ -126,6 +128,37 @@ func (t tool) failed(ctx context.Context, err error, limit time.Duration, args [
 		return fmt.Errorf("%s: %w", t.call(args), ErrBusy)
 	}
 	return fmt.Errorf("%s: %w: %s", t.call(args), err, said)
+}
+
+// ended reports whether err says that a program came to its own end: one that was killed, or never started, has said nothing
+// about the image.
+func ended(err error) bool {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, ErrBusy) {
+		return false
+	}
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	return errors.Is(err, errSWUpdate) || ok && exit.Exited()
+}
+
+// passing are what programs say of trouble that may pass by itself: a disk that is full, a service that is not there, a clock
+// that is not set yet.
+var passing = []string{"No space left on device", "Not enough free space", "Disk quota exceeded", "Read-only file system", "Cannot allocate memory",
+	"D-Bus error", "GDBus.Error", "Error creating proxy", "Already processing", "not yet valid"}
+
+// judge tells an image that is refused for good, in one of the texts of refusals, from an installation that went wrong and from
+// trouble that passes.
+func judge(err error, refusals []string) error {
+	if !ended(err) || says(err, passing) {
+		return err
+	}
+	if says(err, refusals) {
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	return fmt.Errorf("%w: %w", ErrFailed, err)
+}
+
+func says(err error, texts []string) bool {
+	return slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(err.Error(), text) })
 }
 
 func (t tool) call(args []string) string {

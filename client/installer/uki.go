@@ -217,7 +217,7 @@ func (u *UKI) cutPart(length int64) error {
 func (u *UKI) willBoot(part string, next entry, all []entry) error {
 	next.readRelease(part)
 	if !next.listed {
-		return errNotListed
+		return fmt.Errorf("%w: %w", ErrFailed, errNotListed)
 	}
 	first := u.first(next, all)
 	if err := u.change("variable", oneShot); err != nil {

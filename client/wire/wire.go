@@ -162,7 +162,7 @@ type Counter struct {
 
 // BootReport tells what the last boot attempt came to.
 type BootReport struct {
-	Result  string `json:"result"`            // "ok", "fallback"
+	Result  string `json:"result"`            // "ok", "fallback", "refused" (no boot: an installer did not take the image)
 	Version string `json:"version,omitempty"` // the release that was tried, product/version
 	Detail  string `json:"detail,omitempty"`  // at most 1024 bytes
 }

@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,16 +23,34 @@ type device struct {
 	name    string
 	machine *parts.Machine
 	id      string
+	system  System
+}
+
+// System is what updates a machine, and what boots it.
+type System struct {
+	Hardware  string                                                          // hardware id; default: that of the story
+	Factory   string                                                          // file of the image in slot a; default: the recovery release
+	Installer string                                                          // what the agent's --installer takes; default: ab, on the machine's own slots
+	Restart   func(context.Context, *parts.Machine) (parts.BootReport, error) // default: the machine's own boot loader
 }
 
 // newDevice manufactures a machine: a TPM of its own, and the factory image in slot a.
 func newDevice(ctx context.Context, w *world, name string) (*device, error) {
+	return newDeviceOn(ctx, w, name, System{})
+}
+
+func newDeviceOn(ctx context.Context, w *world, name string, on System) (*device, error) {
 	m, err := parts.NewMachine(ctx, parts.MachineConfig{Dir: w.path("devices", name)})
 	if err != nil {
 		return nil, err
 	}
-	d := &device{w: w, name: name, machine: m}
-	if err := m.CopyToSlot(parts.SlotA, w.images[recovery]); err != nil {
+	on.Hardware, on.Factory = cmp.Or(on.Hardware, hardware), cmp.Or(on.Factory, w.images[recovery])
+	on.Installer = cmp.Or(on.Installer, "ab:"+m.SlotsDir())
+	if on.Restart == nil {
+		on.Restart = func(ctx context.Context, m *parts.Machine) (parts.BootReport, error) { return m.Boot(ctx) }
+	}
+	d := &device{w: w, name: name, machine: m, system: on}
+	if err := m.CopyToSlot(parts.SlotA, on.Factory); err != nil {
 		return nil, errors.Join(err, m.Close())
 	}
 	out, err := w.must(ctx, "cordon-agent", "id", "--tpm", m.TPM().Addr())
@@ -88,7 +107,7 @@ func (d *device) agentArgs() []string {
 func (d *device) flags() []string {
 	return []string{
 		"--trust", d.w.trustFile(), "--tpm", d.machine.TPM().Addr(), "--state", d.stateDir(), "--event-log", d.machine.EventLog(),
-		"--installer", "ab:" + d.machine.SlotsDir(),
+		"--installer", d.system.Installer,
 	}
 }
 
@@ -134,7 +153,7 @@ func (d *device) stage(ctx context.Context, release string) error {
 
 // boot restarts the machine.
 func (d *device) boot(ctx context.Context) (parts.BootReport, error) {
-	report, err := d.machine.Boot(ctx)
+	report, err := d.system.Restart(ctx, d.machine)
 	if err != nil {
 		return report, fmt.Errorf("%s does not boot: %w", d.name, err)
 	}

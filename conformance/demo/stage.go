@@ -74,7 +74,13 @@ type Step = step
 // NewDevice makes a machine and boots it; with claim, an operator lists it in the inventory.
 func (s *Stage) NewDevice(name string, claim bool) *Device {
 	s.t.Helper()
-	d, err := newDevice(s.t.Context(), s.w, name)
+	return s.NewDeviceOn(name, System{}, claim)
+}
+
+// NewDeviceOn is NewDevice with another system than the machine's own slots.
+func (s *Stage) NewDeviceOn(name string, on System, claim bool) *Device {
+	s.t.Helper()
+	d, err := newDeviceOn(s.t.Context(), s.w, name, on)
 	if err != nil {
 		s.t.Fatalf("newDevice: %v", err)
 	}
@@ -84,7 +90,7 @@ func (s *Stage) NewDevice(name string, claim bool) *Device {
 		}
 	})
 	if claim {
-		s.Ctl("bob", "inventory", "set", d.id, "--product", product, "--hardware-id", hardware, "--profile", profile)
+		s.Ctl("bob", "inventory", "set", d.id, "--product", product, "--hardware-id", d.system.Hardware, "--profile", profile)
 	}
 	if _, err := d.boot(s.t.Context()); err != nil {
 		s.t.Fatalf("boot: %v", err)
@@ -224,6 +230,9 @@ func (s *Stage) Probe(method, path string, body []byte) (int, wire.Problem) {
 	return a.status, a.problem()
 }
 
+// ImageFile is the image of a version, a UKI.
+func (s *Stage) ImageFile(version string) string { return s.w.images[version] }
+
 // Image is the digest of a version's image.
 func (s *Stage) Image(version string) digest.SHA256 {
 	s.t.Helper()
@@ -262,6 +271,15 @@ func (d *Device) Boot() {
 	}
 }
 
+// FallsBack restarts the machine, which tries what was staged in vain.
+func (d *Device) FallsBack() {
+	d.t.Helper()
+	report, err := d.d.system.Restart(d.t.Context(), d.d.machine)
+	if err != nil || report.Tried == nil {
+		d.t.Fatalf("the machine should have fallen back from a trial: %+v, %v", report, err)
+	}
+}
+
 // Seen is what the server says.
 func (d *Device) Seen() api.Device {
 	d.t.Helper()
@@ -291,6 +309,19 @@ func (d *Device) Fetch(image digest.SHA256) (int, wire.Problem) {
 // Send sends one request with the device's own key.
 func (d *Device) Send(method, path string, body []byte) (int, wire.Problem) {
 	d.t.Helper()
+	a := d.send(method, path, body)
+	return a.status, a.problem()
+}
+
+// Ask is Send with the whole answer.
+func (d *Device) Ask(method, path string, body []byte) (int, []byte) {
+	d.t.Helper()
+	a := d.send(method, path, body)
+	return a.status, a.body
+}
+
+func (d *Device) send(method, path string, body []byte) answer {
+	d.t.Helper()
 	p, err := d.d.probe(d.t.Context())
 	if err != nil {
 		d.t.Fatal(err)
@@ -300,7 +331,7 @@ func (d *Device) Send(method, path string, body []byte) (int, wire.Problem) {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	return a.status, a.problem()
+	return a
 }
 
 // Refused reports whether a step was refused for a reason, by the device or by the server.

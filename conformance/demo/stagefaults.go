@@ -115,7 +115,7 @@ func (d *Device) Slots() string { return d.d.machine.SlotsDir() }
 // Claim lists the device in the inventory.
 func (d *Device) Claim() {
 	d.t.Helper()
-	args := []string{"inventory", "set", d.d.id, "--product", product, "--hardware-id", hardware, "--profile", profile}
+	args := []string{"inventory", "set", d.d.id, "--product", product, "--hardware-id", d.d.system.Hardware, "--profile", profile}
 	if _, err := d.d.w.must(d.t.Context(), "cordonctl", d.d.w.by("bob", args...)...); err != nil {
 		d.t.Fatal(err)
 	}

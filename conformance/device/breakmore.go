@@ -96,7 +96,7 @@ func breakKeys(ctx context.Context, m *Machine) error {
 			return err
 		}
 	}
-	return parts.NewVarsOf(ctx, m.cfg.Arch, m.vars())
+	return parts.NewVars(ctx, m.cfg.Arch, m.vars())
 }
 
 // breakForeign signs the images with keys of somebody else.

@@ -170,7 +170,7 @@ func breakSecureBoot(ctx context.Context, m *Machine) error {
 			return err
 		}
 	}
-	return parts.NewVarsOf(ctx, m.cfg.Arch, m.vars())
+	return parts.NewVars(ctx, m.cfg.Arch, m.vars())
 }
 
 // breakAround makes the newest image what the firmware starts.

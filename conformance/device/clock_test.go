@@ -11,9 +11,10 @@ import (
 	"github.com/cordon-ota/cordon/conformance/device"
 )
 
-// clockless starts the agent where the kernel begins when it finds no clock at all.
+// clockless starts the agent an hour after the moment at which the kernel begins when it finds no clock at all. It lets nobody
+// set the clock to less than the time that the machine is on.
 const clockless = `#!/bin/sh
-date -u -s @0 > /dev/null
+date -u -s @3600 > /dev/null
 exec /bin/cordon-agent.real "$@"
 `
 

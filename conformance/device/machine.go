@@ -82,7 +82,7 @@ func New(ctx context.Context, cfg Config) (*Machine, error) {
 	if err := os.WriteFile(m.log.file, nil, 0o600); err != nil {
 		return nil, fmt.Errorf("cannot build machine: %w", err)
 	}
-	if err := parts.NewVarsOf(ctx, cfg.Arch, m.vars()); err != nil {
+	if err := parts.NewVars(ctx, cfg.Arch, m.vars()); err != nil {
 		return nil, err
 	}
 	if err := m.manufactureTPM(ctx); err != nil {
@@ -229,23 +229,6 @@ func EKRoots(out string) error {
 // ESP is the EFI system partition, for edits while the machine is off.
 func (m *Machine) ESP() (parts.ESP, error) {
 	return parts.OpenESP(m.path("disk.img")), m.off()
-}
-
-// PutImage puts an image into EFI/Linux under a name, over what is there; the machine is off.
-func (m *Machine) PutImage(ctx context.Context, name, image string) error {
-	esp, err := m.ESP()
-	if err != nil {
-		return err
-	}
-	return esp.Copy(ctx, "EFI/Linux/"+name, image)
-}
-
-// ReadData returns a file of the data partition; the machine is off, and was switched off in order.
-func (m *Machine) ReadData(ctx context.Context, name string) ([]byte, error) {
-	if err := m.off(); err != nil {
-		return nil, err
-	}
-	return parts.ReadData(ctx, m.diskSpec(), name)
 }
 
 func (m *Machine) off() error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -79,14 +78,6 @@ func (m *Machine) Command(ctx context.Context, line string) error {
 	return nil
 }
 
-// Console connects to the serial console.
-func (m *Machine) Console(ctx context.Context) (net.Conn, error) {
-	if !m.On() {
-		return nil, errors.New("cannot use the console: the machine is off")
-	}
-	return m.vm.Console(ctx)
-}
-
 // Network plugs the network cable in, or pulls it.
 func (m *Machine) Network(ctx context.Context, up bool) error {
 	if !m.On() {
@@ -94,9 +85,6 @@ func (m *Machine) Network(ctx context.Context, up bool) error {
 	}
 	return m.vm.Link(ctx, up)
 }
-
-// Ended is closed when the machine that Start switched on is off.
-func (m *Machine) Ended() <-chan struct{} { return m.vm.Ended() }
 
 // Close ends the machine if it runs. Its folder stays.
 func (m *Machine) Close() error {

@@ -291,32 +291,3 @@ func (e ESP) List(ctx context.Context, folder string) ([]string, error) {
 	slices.Sort(names)
 	return names, nil
 }
-
-// ReadData returns a file of the data partition of a disk that MakeDisk made from spec, as the last clean state of its
-// file system has it. It returns os.ErrNotExist for a path without a file.
-func ReadData(ctx context.Context, spec DiskSpec, name string) ([]byte, error) {
-	debugfs, err := command("debugfs")
-	if err != nil {
-		return nil, err
-	}
-	if !espPath.MatchString(name) {
-		return nil, fmt.Errorf("cannot read the data partition: %q is not a plain path", name)
-	}
-	espBytes, _ := spec.sizes()
-	cmd := exec.CommandContext(ctx, debugfs, "-R", "cat \"/"+name+"\"", fmt.Sprintf("%s?offset=%d", spec.Out, espOffset+espBytes))
-	cmd.Env = []string{"LC_ALL=C"}
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err = cmd.Run()
-	// Its exit code says nothing about the command; its first line is its own name and version.
-	_, complaint, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n")
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("cannot read the data partition: %w: %s", err, tail(stderr.Bytes()))
-	case strings.Contains(complaint, "File not found"):
-		return nil, fmt.Errorf("cannot read %q of the data partition: %w", name, os.ErrNotExist)
-	case complaint != "":
-		return nil, fmt.Errorf("cannot read %q of the data partition: %s", name, complaint)
-	}
-	return stdout.Bytes(), nil
-}

@@ -50,7 +50,7 @@ func packages() []Package {
 		{Name: "binutils-aarch64-linux-gnu", Commands: []string{"aarch64-linux-gnu-objcopy"}},
 		{Name: "mtools", Commands: []string{"mformat", "mmd", "mcopy", "mdir", "mren", "mdel", "mtype"}},
 		{Name: "gdisk", Commands: []string{"sgdisk"}},
-		{Name: "e2fsprogs", Commands: []string{"mke2fs", "debugfs"}},
+		{Name: "e2fsprogs", Commands: []string{"mke2fs"}},
 		{Name: "efitools", Commands: []string{"cert-to-efi-sig-list", "sign-efi-sig-list"}},
 		{Name: "busybox-static", Files: []string{Busybox}},
 	}

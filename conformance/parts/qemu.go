@@ -38,7 +38,7 @@ type VMConfig struct {
 	Arch   Arch
 	Dir    string // logs
 	Disk   string // from MakeDisk
-	Vars   string // the firmware's variables: a file of this machine alone, from NewVarsOf
+	Vars   string // the firmware's variables: a file of this machine alone, from NewVars
 	TPM    string // folder of the TPM, made by StartTPM and stopped
 	Serial string // file that what the machine says on its serial line is appended to
 
@@ -61,8 +61,8 @@ type VM struct {
 	why error      // the harness ended it
 }
 
-// NewVarsOf makes the variables of a machine of an architecture that was never started, without Secure Boot keys.
-func NewVarsOf(ctx context.Context, arch Arch, out string) error {
+// NewVars makes the variables of a machine of an architecture that was never started, without Secure Boot keys.
+func NewVars(ctx context.Context, arch Arch, out string) error {
 	board := arch.board()
 	if err := Require(ctx, os.Stderr, board.packages...); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -17,14 +18,16 @@ type RAUC struct {
 	svc *process
 }
 
-// raucBackend is the store of the boot loader: the slot that boots first, and those that are bad.
+// raucBackend is the store of a boot loader as RAUC's manual sets U-Boot up: the slots in the order in which they are
+// started, and how many starts each one has left.
 const raucBackend = `#!/bin/sh
-d=$(dirname "$0")/loader
+cd "$(dirname "$0")/loader" || exit 1
+put() { echo "$2" >"$1.new" && mv "$1.new" "$1"; }
 case $1 in
-get-primary) cat "$d/primary" ;;
-set-primary) echo "$2" >"$d/primary.new" && mv "$d/primary.new" "$d/primary" && rm -f "$d/$2.bad" && echo 1 >"$d/$2.tries" ;;
-get-state) if [ -e "$d/$2.bad" ]; then echo bad; else echo good; fi ;;
-set-state) if [ "$3" = good ]; then rm -f "$d/$2.bad" "$d/$2.tries"; else : >"$d/$2.bad"; fi ;;
+get-primary) for s in $(cat order); do [ "$(cat "$s.left")" = 0 ] || { echo "$s"; break; }; done ;;
+set-primary) put order "$2 $(sed "s/$2//" order)" && put "$2.left" 3 ;;
+get-state) if [ "$(cat "$2.left")" = 0 ]; then echo bad; else echo good; fi ;;
+set-state) if [ "$3" = good ]; then put "$2.left" 3; else put "$2.left" 0; fi ;;
 esac
 `
 
@@ -52,8 +55,11 @@ const raucProgram = `#!/bin/sh
 DBUS_STARTER_BUS_TYPE=session DBUS_SESSION_BUS_ADDRESS=unix:path=@/bus exec rauc "$@"
 `
 
-// RAUCSlotBytes is the length of a slot.
-const RAUCSlotBytes = 64 << 10
+// Lengths of a slot, and of what a bundle fills at least, so that nothing is left of a small image before.
+const (
+	raucSlotBytes = 32 << 20
+	raucFillBytes = 64 << 10
+)
 
 // StartRAUC makes such a system in dir, whose path must be short for the bus, and boots slot A.
 func StartRAUC(ctx context.Context, dir string) (*RAUC, error) {
@@ -92,14 +98,14 @@ func (r *RAUC) lay(ctx context.Context) error {
 		}
 	}
 	for name, text := range map[string]string{"backend": raucBackend, "rauc": raucProgram, "system.conf": raucSystem,
-		"loader/primary": "A\n", "A.img": strings.Repeat("\x00", RAUCSlotBytes), "B.img": strings.Repeat("\x00", RAUCSlotBytes)} {
+		"loader/order": "A B\n", "loader/A.left": "3\n", "loader/B.left": "3\n", "A.img": "", "B.img": ""} {
 		text = strings.ReplaceAll(text, "@/", r.dir+"/")
-		if name == "backend" || name == "rauc" {
-			text = strings.ReplaceAll(text, `"$@/`, `"$@`)
-		}
-		if err := os.WriteFile(filepath.Join(r.dir, name), []byte(text), 0o755); err != nil {
+		if err := os.WriteFile(r.path(name), []byte(text), 0o755); err != nil {
 			return err
 		}
+	}
+	if err := errors.Join(os.Truncate(r.Slot("A"), raucSlotBytes), os.Truncate(r.Slot("B"), raucSlotBytes)); err != nil {
+		return err
 	}
 	_, err := run(ctx, "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=bundles",
 		"-days", "3650", "-keyout", r.path("key.pem"), "-out", r.path("cert.pem"))
@@ -128,7 +134,7 @@ func (r *RAUC) Bundle(ctx context.Context, version string, content []byte) ([]by
 	defer os.RemoveAll(work)
 	in, out := filepath.Join(work, "in"), filepath.Join(work, "out.raucb")
 	manifest := "[update]\ncompatible=acme\nversion=" + version + "\n[bundle]\nformat=plain\n[image.rootfs]\nfilename=rootfs.img\n"
-	full := append(append([]byte(nil), content...), make([]byte, RAUCSlotBytes-len(content))...)
+	full := append(append([]byte(nil), content...), make([]byte, max(0, raucFillBytes-len(content)))...)
 	if err := errors.Join(os.Mkdir(in, 0o755), os.WriteFile(filepath.Join(in, "manifest.raucm"), []byte(manifest), 0o644),
 		os.WriteFile(filepath.Join(in, "rootfs.img"), full, 0o644)); err != nil {
 		return nil, err
@@ -139,27 +145,53 @@ func (r *RAUC) Bundle(ctx context.Context, version string, content []byte) ([]by
 	return os.ReadFile(out)
 }
 
-// Primary is the slot that the boot loader starts now. It starts a slot that was made primary once; when nobody has
-// marked it good since, it starts the other one.
-func (r *RAUC) Primary() (string, error) {
-	b, err := os.ReadFile(r.path("loader/primary"))
+// Restart restarts the system: the boot loader takes one from the starts that the first slot with any has left, and goes
+// on when start says that the slot in that file does not start. It returns the slot that runs then.
+func (r *RAUC) Restart(ctx context.Context, start func(path string) error) (slot string, err error) {
+	var failed error
+	for range 7 { // more than both slots have
+		slot, err := r.next()
+		if err != nil {
+			return "", fmt.Errorf("cannot restart: %w", err)
+		}
+		if err := start(r.Slot(slot)); err != nil {
+			failed = err
+			continue
+		}
+		return slot, r.Boot(ctx, slot)
+	}
+	return "", fmt.Errorf("cannot restart: neither slot starts: %w", failed)
+}
+
+// next is the slot that the boot loader starts now; when none has a start left, all are given new ones.
+func (r *RAUC) next() (string, error) {
+	order, err := os.ReadFile(r.path("loader/order"))
 	if err != nil {
 		return "", err
 	}
-	slot := strings.TrimSpace(string(b))
-	other := map[string]string{"A": "B", "B": "A"}[slot]
-	if _, err := os.Stat(r.path("loader/" + slot + ".bad")); err == nil {
-		return other, nil
+	slots := strings.Fields(string(order))
+	for range 2 {
+		for _, slot := range slots {
+			left, err := os.ReadFile(r.left(slot))
+			if err != nil {
+				return "", err
+			}
+			if n, err := strconv.Atoi(strings.TrimSpace(string(left))); err != nil || n > 0 {
+				return slot, errors.Join(err, os.WriteFile(r.left(slot), fmt.Appendln(nil, n-1), 0o644))
+			}
+		}
+		for _, slot := range slots {
+			err = errors.Join(err, os.WriteFile(r.left(slot), []byte("3\n"), 0o644))
+		}
+		if err != nil {
+			return "", err
+		}
 	}
-	tries, err := os.ReadFile(r.path("loader/" + slot + ".tries"))
-	if errors.Is(err, os.ErrNotExist) {
-		return slot, nil
-	}
-	if err != nil || string(tries) == "0\n" {
-		return other, err
-	}
-	return slot, os.WriteFile(r.path("loader/"+slot+".tries"), []byte("0\n"), 0o644)
+	return "", fmt.Errorf("the boot loader knows no slots: %q", order)
 }
+
+// left is the file that counts the starts of a slot.
+func (r *RAUC) left(slot string) string { return r.path("loader/" + slot + ".left") }
 
 // Boot restarts the service as the system does that was booted from a slot.
 func (r *RAUC) Boot(ctx context.Context, slot string) error {
@@ -178,12 +210,17 @@ func (r *RAUC) Boot(ctx context.Context, slot string) error {
 		return err
 	}
 	return r.svc.waitReady(ctx, "rauc service", func() error {
-		b, err := run(ctx, r.Program(), "--conf="+r.path("system.conf"), "status", "--output-format=json")
+		b, err := r.Status(ctx)
 		if err == nil && !strings.Contains(string(b), `"booted":"`+slot+`"`) {
 			err = errors.New("it does not answer yet")
 		}
 		return err
 	})
+}
+
+// Status is what RAUC says about the system, as JSON.
+func (r *RAUC) Status(ctx context.Context) ([]byte, error) {
+	return run(ctx, r.Program(), "--conf="+r.path("system.conf"), "status", "--output-format=json")
 }
 
 // Stop ends service and bus.

@@ -31,7 +31,7 @@ type MachineConfig struct {
 //
 // Its folder is its disk and what its operating system shows:
 //
-//	slots/a.img, slots/b.img  an image each (a UKI)
+//	slots/a.img, slots/b.img  an image each: a UKI, or what GRUBSlot makes
 //	slots/active              the slot to boot: "a" or "b"; an installer commits by replacing it
 //	slots/next                optional: a slot to try once. The boot renames it to slots/tried before it reads the
 //	                          slot, so that the boot after a failed trial is one of the active slot
@@ -257,8 +257,24 @@ func (m *Machine) takeNext() (string, error) {
 	return slot, nil
 }
 
-// start resets the TPM, measures the firmware and the slot, extends the PCRs with the same digests and shows the log.
+// start starts what a slot holds and says so as a boot loader does.
 func (m *Machine) start(ctx context.Context, slot string, restart func(context.Context) error) (BootReport, error) {
+	report, err := m.startFile(ctx, m.SlotPath(slot), restart)
+	if err != nil {
+		return BootReport{}, fmt.Errorf("slot %s: %w", slot, err)
+	}
+	report.Slot = slot
+	return report, m.nameSlot("slots/running", slot)
+}
+
+// BootFrom is Boot where another boot loader than the machine's own has chosen what starts: the slot in the file path.
+// It does not look for another one; the error is ErrNotBootable when this one cannot start.
+func (m *Machine) BootFrom(ctx context.Context, path string) (BootReport, error) {
+	return m.startFile(ctx, path, m.tpm.Reset)
+}
+
+// startFile resets the TPM, measures the firmware and the slot, extends the PCRs with the same digests and shows the log.
+func (m *Machine) startFile(ctx context.Context, path string, restart func(context.Context) error) (BootReport, error) {
 	if err := restart(ctx); err != nil {
 		return BootReport{}, err
 	}
@@ -266,7 +282,7 @@ func (m *Machine) start(ctx context.Context, slot string, restart func(context.C
 	if err := os.Remove(m.EventLog()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return BootReport{}, fmt.Errorf("cannot remove the old event log: %w", err)
 	}
-	events, err := m.measure(slot)
+	events, err := m.measure(path)
 	if err != nil {
 		return BootReport{}, err
 	}
@@ -276,17 +292,14 @@ func (m *Machine) start(ctx context.Context, slot string, restart func(context.C
 	if err := writeFile(m.EventLog(), encodeLog(events), 0o644); err != nil {
 		return BootReport{}, fmt.Errorf("cannot write event log: %w", err)
 	}
-	if err := m.nameSlot("slots/running", slot); err != nil {
-		return BootReport{}, err
-	}
 	pcrs, err := m.tpm.PCRs()
 	if err != nil {
 		return BootReport{}, err
 	}
-	return BootReport{Slot: slot, Log: m.EventLog(), PCRs: pcrs}, nil
+	return BootReport{Log: m.EventLog(), PCRs: pcrs}, nil
 }
 
-func (m *Machine) measure(slot string) ([]measurement, error) {
+func (m *Machine) measure(path string) ([]measurement, error) {
 	version, err := os.ReadFile(m.path("firmware.version"))
 	if err != nil {
 		return nil, fmt.Errorf("cannot read firmware: %w", err)
@@ -299,16 +312,20 @@ func (m *Machine) measure(slot string) ([]measurement, error) {
 	if err != nil {
 		return nil, err
 	}
-	image, err := os.ReadFile(m.SlotPath(slot))
+	image, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w: slot %s is empty", ErrNotBootable, slot)
+		return nil, fmt.Errorf("%w: it is empty", ErrNotBootable)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read slot: %w", err)
 	}
-	loaded, err := measureUKI(image)
+	measure := measureUKI
+	if isGRUBSlot(image) {
+		measure = measureGRUB
+	}
+	loaded, err := measure(image)
 	if err != nil {
-		return nil, fmt.Errorf("slot %s: %w", slot, err)
+		return nil, err
 	}
 	return append(events, loaded...), nil
 }

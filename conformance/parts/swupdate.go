@@ -12,13 +12,25 @@ import (
 	"strings"
 )
 
-// SWUpdate is a system that SWUpdate updates: the slots a.img and b.img as files, and the file next, which an installed
-// image writes to name its slot for the next boot.
+// SWUpdate is a system that SWUpdate updates, in the files that Machine and installertest.Slots boot by: the slots a.img and
+// b.img, the file next, which an installed image writes to name its slot for the next boot, and the files active and
+// running.
 type SWUpdate struct {
 	dir string
 }
 
-// NewSWUpdate makes such a system in dir: keys, and a program that gives SWUpdate the keys and the hardware revision.
+// swupdateHooks returns what the maker of such a device writes for the agent.
+func swupdateHooks() map[string]string {
+	return map[string]string{
+		"running": `trial=true; [ "$running" != "$active" ] || trial=false
+printf '{"slot":"%s","trial":%s}' "$running" "$trial"`,
+		"commit":   `echo "$running" >active.new && mv active.new active; rm -f tried`,
+		"rollback": `rm -f next`,
+		"select":   `echo "stable,$free"`,
+	}
+}
+
+// NewSWUpdate makes such a system in dir: keys, hooks, and a program that gives SWUpdate the keys and the hardware revision.
 func NewSWUpdate(ctx context.Context, dir string) (*SWUpdate, error) {
 	if err := Require(ctx, os.Stderr, "swupdate", "openssl", "cpio"); err != nil {
 		return nil, err
@@ -32,12 +44,33 @@ func NewSWUpdate(ctx context.Context, dir string) (*SWUpdate, error) {
 	if err := os.WriteFile(s.Program(), []byte(program), 0o755); err != nil {
 		return nil, fmt.Errorf("cannot make a system for SWUpdate: %w", err)
 	}
+	if err := s.layHooks(); err != nil {
+		return nil, fmt.Errorf("cannot make a system for SWUpdate: %w", err)
+	}
 	_, err = run(ctx, "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=images", "-days", "3650",
 		"-addext", "keyUsage=digitalSignature", "-addext", "extendedKeyUsage=emailProtection", "-keyout", s.path("key.pem"), "-out", s.path("cert.pem"))
 	return s, err
 }
 
 func (s *SWUpdate) path(name string) string { return filepath.Join(s.dir, name) }
+
+func (s *SWUpdate) layHooks() error {
+	if err := os.MkdirAll(s.path("hooks"), 0o755); err != nil {
+		return err
+	}
+	head := "#!/bin/sh\nset -e\ncd '" + s.dir + "'\nactive=$(cat active) running=$(cat running)\nfree=b; [ \"$running\" = a ] || free=a\n"
+	for name, text := range swupdateHooks() {
+		if err := os.WriteFile(s.path("hooks/"+name), []byte(head+text+"\n"), 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Spec is what the agent's --installer takes; images go to the folder of the slots.
+func (s *SWUpdate) Spec() string {
+	return "swupdate:" + s.dir + ",hooks=" + s.path("hooks") + ",program=" + s.Program()
+}
 
 // Program is a swupdate with the options of this system.
 func (s *SWUpdate) Program() string { return s.path("swupdate") }

@@ -31,6 +31,7 @@ func Contract(t *testing.T, newMachine func(t *testing.T) Machine) {
 		"a download that was interrupted":             (*contract).resumes,
 		"every step twice":                            (*contract).repeats,
 		"a longer image before":                       (*contract).cuts,
+		"many boots of what is permanent":             (*contract).stays,
 		"another release than the one that was begun": (*contract).changesItsMind,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -237,4 +238,27 @@ func (c *contract) changesItsMind() {
 	c.must("Commit", c.open().Commit(c.t.Context()))
 	c.m.Boot()
 	c.wantRuns(next, false)
+}
+
+func (c *contract) stays() {
+	before := c.running()
+	c.boots(8) // more than any boot loader has tries
+	c.wantStill(before)
+	next := c.m.Image(1, false)
+	c.install(next)
+	c.m.Boot()
+	c.must("Commit", c.open().Commit(c.t.Context()))
+	c.boots(8)
+	c.wantRuns(next, false)
+}
+
+// boots restarts the machine many times, and says each time what the client says when it finds no trial.
+func (c *contract) boots(times int) {
+	c.t.Helper()
+	for range times {
+		c.m.Boot()
+		if keeper, ok := c.open().(installer.Keeper); ok {
+			c.must("Keep", keeper.Keep(c.t.Context()))
+		}
+	}
 }
