@@ -25,3 +25,6 @@ func RedirectTarget(trust wire.Trust, location string) (string, error) {
 	}
 	return u.Scheme + "://" + d.Host, nil
 }
+
+// CauseOf is what an error says, the same each time.
+func CauseOf(err error) string { return causeOf(err) }

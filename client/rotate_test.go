@@ -3,11 +3,14 @@ package client_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-tpm/legacy/tpm2"
@@ -166,6 +169,18 @@ func TestRotationThatHasToWaitIsLoggedOnce(t *testing.T) {
 		if got := strings.Count(log.String(), text); got != i+1 {
 			t.Errorf("status %d: logged %d times, want %d, once for each cause:\n%s", status, got, i+1, log.String())
 		}
+	}
+}
+
+// Each connection begins at another port; that is no other cause.
+func TestCauseOfAnErrorNamesNoPort(t *testing.T) {
+	t.Parallel()
+	reset := func(port int) error {
+		return fmt.Errorf("cannot exchange: %w", &net.OpError{Op: "read", Net: "tcp", Source: &net.TCPAddr{IP: net.IPv6loopback, Port: port},
+			Addr: &net.TCPAddr{IP: net.IPv6loopback, Port: 443}, Err: syscall.ECONNRESET})
+	}
+	if a, b := client.CauseOf(reset(40001)), client.CauseOf(reset(40002)); a != b || !strings.Contains(a, "connection reset") {
+		t.Errorf("causes %q and %q, want the same", a, b)
 	}
 }
 

@@ -51,7 +51,7 @@ var advice = [...]struct {
 	{keyless.ErrSigningConfig, usage, "give a signing_config.json v0.2 with caUrls, rekorTlogUrls and tsaUrls, all https: the operators of the Sigstore publish it beside their trusted root"},
 	{keyless.ErrOwnRoot, usage, "give the trusted_root.json that belongs to the signing config"},
 	{keyless.ErrNoPolicy, refused, "check --product; the holders set a policy with 'cordon-sign product set'"},
-	{keyless.ErrKeysOnly, refused, "sign with --key, or let the holders add a publisher with issuer and subject: cordon-sign product set"},
+	{keyless.ErrKeysOnly, refused, "sign with --key, or let the holders add one with issuer and subject: cordon-sign product set"},
 	{keyless.ErrNoSigners, refused, "let the holders name baseline signers: [[baseline_signer]] in the policy file, then cordon-sign product set"},
 	{keyless.ErrNoTrustedRoot, refused, "let the holders sign it: cordon-sign product trusted-root --file trusted_root.json"},
 	{keyless.ErrRepository, refused, "check the clock of this machine and the server's log; its repository does not prove itself"},

@@ -31,11 +31,10 @@ func VerifyBaseline(bundles [][]byte, policy artifacts.Policy, opts Options) (Ba
 	}
 	signers := policy
 	signers.Publishers, signers.Threshold = policy.Baselines.Signers, policy.Baselines.Threshold
-	v, err := newVerifier(signers, readBaseline, opts)
+	v, err := newVerifier(signers, baselineSigners, readBaseline, opts)
 	if err != nil {
 		return BaselineResult{}, err
 	}
-	v.who = "baseline signer"
 	payload, names, refusals := v.all(bundles, signers.Threshold)
 	res := BaselineResult{Signers: names, Refusals: refusals}
 	for i := range res.Refusals {

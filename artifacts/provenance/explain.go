@@ -41,10 +41,10 @@ func found(next, format string, args ...any) error {
 	return &finding{what: fmt.Sprintf(format, args...), next: next}
 }
 
-// Next steps that several findings share.
+// Next steps that several findings share; the role says what is done again.
 const (
-	nextSignAgain  = "publish again from an unchanged statement; if it happens again, find out who changes the bundle between signer and server"
-	nextSignAtOnce = "publish again, so that certificate and timestamp are of one run; if it happens again, compare the clocks of CA and timestamp authority"
+	nextSignAgain  = " again from an unchanged statement; if it happens again, find out who changes the bundle between signer and server"
+	nextSignAtOnce = " again, so that certificate and timestamp are of one run; if it happens again, compare the clocks of CA and timestamp authority"
 	nextInstance   = "use the signing config of the Sigstore that the offline policy trusts, or let the holders add yours: cordon-sign product trusted-root --file trusted_root.json"
 )
 
@@ -75,7 +75,7 @@ func (v *verifier) explain(b *bundle.Bundle, sigstore *verify.Verifier, err erro
 	case strings.Contains(text, stepIdentity):
 		return v.explainIdentity(b)
 	case strings.Contains(text, stepSignature):
-		return found(nextSignAgain, "tampered statement: the signature does not fit the statement and the key (%s)", brief(err))
+		return found(v.role.do+nextSignAgain, "tampered statement: the signature does not fit the statement and the key (%s)", brief(err))
 	}
 	return fmt.Errorf("verification failed (%s)", brief(err))
 }
@@ -102,12 +102,12 @@ func (v *verifier) explainLog(b *bundle.Bundle, err error) error {
 func (v *verifier) explainEntry(b *bundle.Bundle, err error) error {
 	leaf, leafErr := leafOf(b)
 	if leafErr == nil && strings.Contains(err.Error(), "integrated time outside certificate validity") {
-		return found(nextSignAtOnce, "expired certificate: it was valid from %s to %s, and the log entry says that it was used at another time", moment(leaf.NotBefore), moment(leaf.NotAfter))
+		return found(v.role.do+nextSignAtOnce, "expired certificate: it was valid from %s to %s, and the log entry says that it was used at another time", moment(leaf.NotBefore), moment(leaf.NotAfter))
 	}
 	if leafErr == nil && !signedBy(b, leaf) {
-		return found(nextSignAgain, "tampered statement: the signature does not fit the statement and the key of the certificate (%s)", brief(err))
+		return found(v.role.do+nextSignAgain, "tampered statement: the signature does not fit the statement and the key of the certificate (%s)", brief(err))
 	}
-	return found(nextSignAgain, "wrong log entry: it is not for this statement, signature and certificate, or its proof is broken (%s)", brief(err))
+	return found(v.role.do+nextSignAgain, "wrong log entry: it is not for this statement, signature and certificate, or its proof is broken (%s)", brief(err))
 }
 
 // brief is what sigstore-go said, on one line and without the bytes that it likes to print.
@@ -141,9 +141,9 @@ func (v *verifier) explainTime(b *bundle.Bundle, err error) error {
 		return found("sign with a signing config that names a timestamp authority, and hand the bundle over as it was made",
 			"missing timestamp: the bundle carries no RFC 3161 timestamp, and without one nobody knows when its certificate was used")
 	case strings.Contains(text, "hashed messages don't match"):
-		return found(nextSignAgain, "wrong timestamp: it is for another signature (%s)", brief(err))
+		return found(v.role.do+nextSignAgain, "wrong timestamp: it is for another signature (%s)", brief(err))
 	case strings.Contains(text, "expired"), strings.Contains(text, "validity period"):
-		return found("tell whoever runs the timestamp authority; then publish again",
+		return found("tell whoever runs the timestamp authority; then "+v.role.do+" again",
 			"expired timestamp authority: its certificate was not valid when it made the timestamp, or is not any more in %s (%s)", artifacts.TrustedRootPath, brief(err))
 	}
 	return found(nextInstance, "untrusted instance: the timestamp is of none of the %d authorities of %s (%s)",
@@ -161,7 +161,7 @@ func (v *verifier) explainLeaf(b *bundle.Bundle, sigstore *verify.Verifier) erro
 	}
 	for _, t := range times {
 		if t.Timestamp.Before(leaf.NotBefore) || t.Timestamp.After(leaf.NotAfter) {
-			return found(nextSignAtOnce, "expired certificate: it was valid from %s to %s, and the timestamp says that it was used at %s",
+			return found(v.role.do+nextSignAtOnce, "expired certificate: it was valid from %s to %s, and the timestamp says that it was used at %s",
 				moment(leaf.NotBefore), moment(leaf.NotAfter), moment(t.Timestamp))
 		}
 	}
@@ -189,7 +189,7 @@ func (v *verifier) explainSCT(b *bundle.Bundle, err error) error {
 				len(v.trusted.CTLogs()), artifacts.TrustedRootPath, brief(err))
 		}
 	}
-	return found("tell whoever runs the CA to configure its certificate transparency log (fulcio --ct-log-url); then publish again",
+	return found("tell whoever runs the CA to configure its certificate transparency log (fulcio --ct-log-url); then "+v.role.do+" again",
 		"missing SCT: the certificate was not logged in a certificate transparency log, so nobody could see that it was issued")
 }
 
@@ -198,17 +198,17 @@ func (v *verifier) explainIdentity(b *bundle.Bundle) error {
 	if err != nil {
 		return err
 	}
-	_, err = identify(leaf, v.keyless)
+	_, err = v.role.identify(leaf, v.keyless)
 	if err == nil {
-		err = fmt.Errorf("its certificate is of no %s of the policy", v.who)
+		err = fmt.Errorf("its certificate is of no %s of the policy", v.role.who)
 	}
 	return err
 }
 
 // explainKeyed is explain for a bundle that names a key: it has no log, no time and no certificate.
-func explainKeyed(err error) error {
+func (v *verifier) explainKeyed(err error) error {
 	if strings.Contains(err.Error(), stepSignature) {
-		return found(nextSignAgain, "the signature does not fit the statement and the key: it was changed after signing, or made with another key (%s)", brief(err))
+		return found(v.role.do+nextSignAgain, "the signature does not fit the statement and the key: it was changed after signing, or made with another key (%s)", brief(err))
 	}
 	return fmt.Errorf("verification failed (%s)", brief(err))
 }

@@ -14,14 +14,23 @@ import (
 	"github.com/cordon-ota/cordon/artifacts"
 )
 
-// ErrIdentity is returned for a certificate that is of no publisher of the policy.
-var ErrIdentity = errors.New("the certificate is of no publisher of the policy")
+// ErrIdentity is returned for a certificate that is of nobody whom the policy names.
+var ErrIdentity = errors.New("the certificate is of nobody whom the policy names")
 
 // Identify returns the publisher of the policy that a fresh signing certificate stands for, and checks that a CA of the
 // trusted root issued it. A signer asks before it uses the certificate, so that nothing is logged for nothing; the
 // answer counts nothing until Verify was asked. It returns ErrIdentity with what was wanted and what was seen.
 func Identify(der []byte, policy artifacts.Policy, opts Options) (string, error) {
-	v, err := newVerifier(policy, readRelease, opts)
+	return identifyAs(publishers, der, policy, opts)
+}
+
+// IdentifyBaseline is Identify among baseline signers: policy has them where it otherwise has its publishers.
+func IdentifyBaseline(der []byte, policy artifacts.Policy, opts Options) (string, error) {
+	return identifyAs(baselineSigners, der, policy, opts)
+}
+
+func identifyAs(role role, der []byte, policy artifacts.Policy, opts Options) (string, error) {
+	v, err := newVerifier(policy, role, readRelease, opts)
 	if err != nil {
 		return "", err
 	}
@@ -29,7 +38,7 @@ func Identify(der []byte, policy artifacts.Policy, opts Options) (string, error)
 	if err != nil {
 		return "", fmt.Errorf("%w: it cannot be read: %w", ErrIdentity, err)
 	}
-	name, err := identify(leaf, v.keyless)
+	name, err := role.identify(leaf, v.keyless)
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrIdentity, err)
 	}
@@ -42,21 +51,21 @@ func Identify(der []byte, policy artifacts.Policy, opts Options) (string, error)
 	return name, nil
 }
 
-// identify holds a certificate against publishers, all values exactly. The error names what differs from the publisher
-// that comes closest.
-func identify(leaf *x509.Certificate, publishers []artifacts.Publisher) (string, error) {
+// identify holds a certificate against the signers of the policy, all values exactly. The error names what differs from the
+// one that comes closest.
+func (r role) identify(leaf *x509.Certificate, signers []artifacts.Publisher) (string, error) {
 	seen, err := certificate.SummarizeCertificate(leaf)
 	if err != nil {
 		return "", fmt.Errorf("its certificate cannot be read: %w", err)
 	}
-	return match(seen, publishers)
+	return r.match(seen, signers)
 }
 
-func match(seen certificate.Summary, publishers []artifacts.Publisher) (string, error) {
+func (r role) match(seen certificate.Summary, signers []artifacts.Publisher) (string, error) {
 	var closest []difference
 	var name string
-	for _, p := range publishers {
-		differs := differences(seen, p)
+	for _, p := range signers {
+		differs := r.differences(seen, p)
 		if len(differs) == 0 {
 			return p.Name, nil
 		}
@@ -65,11 +74,11 @@ func match(seen certificate.Summary, publishers []artifacts.Publisher) (string, 
 		}
 	}
 	if closest == nil {
-		return "", errors.New("the policy names publishers with keys only: sign with one of those keys")
+		return "", fmt.Errorf("the policy names %ss with keys only: sign with one of those keys", r.who)
 	}
 	var texts []string
 	for _, d := range closest {
-		texts = append(texts, fmt.Sprintf("wrong %s: the certificate says %.200q, publisher %q wants %s", d.field, d.seen, name, d.want))
+		texts = append(texts, fmt.Sprintf("wrong %s: the certificate says %.200q, %s %q wants %s", d.field, d.seen, r.who, name, d.want))
 	}
 	return "", found(closest[0].next, "%s", strings.Join(texts, "; "))
 }
@@ -82,7 +91,7 @@ func closer(a, b []difference) bool {
 	return len(a) < len(b)
 }
 
-// difference is one field in which a certificate is not what a publisher's entry in the policy says.
+// difference is one field in which a certificate is not what a signer's entry in the policy says.
 type difference struct {
 	field, seen, want, next string
 	rank                    int
@@ -91,22 +100,22 @@ type difference struct {
 // orHolders ends each advice: either the pipeline is wrong, or the policy.
 const orHolders = ", or let the holders change the policy: cordon-sign product set"
 
-func differences(seen certificate.Summary, p artifacts.Publisher) []difference {
+func (r role) differences(seen certificate.Summary, p artifacts.Publisher) []difference {
 	var out []difference
 	if seen.Issuer != p.Issuer {
 		out = append(out, difference{"issuer", seen.Issuer, fmt.Sprintf("%.200q", p.Issuer), "take the identity token from the CI that the policy names" + orHolders, 1})
 	}
 	if seen.SubjectAlternativeName != p.Subject {
 		out = append(out, difference{"subject", seen.SubjectAlternativeName, fmt.Sprintf("%.200q", p.Subject),
-			"publish from the workflow, and from the branch or tag, that the policy's subject names" + orHolders, 2})
+			r.do + " from the workflow, and from the branch or tag, that the policy's subject names" + orHolders, 2})
 	}
 	if p.SourceRepository != "" && seen.SourceRepositoryURI != p.SourceRepository {
 		out = append(out, difference{"repository", seen.SourceRepositoryURI, fmt.Sprintf("%.200q", p.SourceRepository),
-			"publish from the repository that the policy names" + orHolders, 3})
+			r.do + " from the repository that the policy names" + orHolders, 3})
 	}
 	if len(p.Refs) > 0 && !slices.Contains(p.Refs, seen.SourceRepositoryRef) {
 		out = append(out, difference{"ref", seen.SourceRepositoryRef, fmt.Sprintf("one of %.300q", p.Refs),
-			"publish from one of the refs that the policy allows" + orHolders, 4})
+			r.do + " from one of the refs that the policy allows" + orHolders, 4})
 	}
 	return out
 }

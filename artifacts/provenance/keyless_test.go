@@ -206,6 +206,52 @@ func TestIdentify(t *testing.T) {
 	}
 }
 
+// Whoever reads a refusal of a baseline looks for its signer in the policy's list of baseline signers.
+func TestRefusalsSayWhoWasAskedFor(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	stranger, late, unlogged := ci, ci, ci
+	stranger.subject += "0"
+	late.notAfter = time.Now().Add(-time.Hour)
+	unlogged.withoutSCT = true
+	asked := policy(1, keyPublisher(t, "vendor", newKey(t)))
+	asked.Baselines = &artifacts.BaselinePolicy{Threshold: 1, Signers: []artifacts.Publisher{ciPublisher()}}
+	opts := provenance.Options{TrustedRootJSON: s.trustedRootJSON}
+	body := baselinePayload(t, "thermostat")
+	withImage := func(b *protobundle.Bundle) { b.GetDsseEnvelope().Signatures = nil }
+	for name, row := range map[string]struct {
+		bundle []byte
+		want   string
+	}{
+		"another subject": {s.sign(t, stranger, body, nil), `baseline signer "ci" wants "https://ci.example`},
+		"what to do":      {s.sign(t, stranger, body, nil), "; next: sign from the workflow"},
+		"late":            {s.sign(t, late, body, nil), "; next: sign again"},
+		"not logged":      {s.sign(t, unlogged, body, nil), "then sign again"},
+		"no signature":    {s.sign(t, ci, body, withImage), "give each signer an own bundle"},
+	} {
+		res, err := provenance.VerifyBaseline([][]byte{row.bundle}, asked, opts)
+		if err != nil || len(res.Refusals) == 0 || !strings.Contains(res.Refusals[0].Detail, row.want) {
+			t.Errorf("%s: got %+v, %v, want %q", name, res.Refusals, err, row.want)
+			continue
+		}
+		for _, r := range res.Refusals {
+			if strings.Contains(r.Detail, "publish") {
+				t.Errorf("%s: a baseline signer is called a publisher: %s", name, r.Detail)
+			}
+		}
+	}
+	keys := asked
+	keys.Baselines = &artifacts.BaselinePolicy{Threshold: 1, Signers: []artifacts.Publisher{keyPublisher(t, "platform", newKey(t))}}
+	res, err := provenance.VerifyBaseline([][]byte{s.sign(t, ci, body, nil)}, keys, opts)
+	if err != nil || len(res.Refusals) == 0 || !strings.Contains(res.Refusals[0].Detail, "names baseline signers with keys only") {
+		t.Errorf("keys only: got %+v, %v", res.Refusals, err)
+	}
+	_, err = provenance.IdentifyBaseline(s.leaf(t, stranger, newKey(t)).Raw, policy(1, ciPublisher()), opts)
+	if !errors.Is(err, provenance.ErrIdentity) || !strings.Contains(err.Error(), `baseline signer "ci" wants`) || strings.Contains(err.Error(), "publish") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestKeylessNeedsTrustedRoot(t *testing.T) {
 	t.Parallel()
 	b := newStack(t).sign(t, ci, payload(t, release()), nil)

@@ -64,7 +64,7 @@ func Verify(bundleJSON []byte, policy artifacts.Policy, opts Options) (Result, e
 
 // VerifyAll is Verify for bundles that are apart already. Every bundle must verify, and all must sign the same bytes.
 func VerifyAll(bundles [][]byte, policy artifacts.Policy, opts Options) (Result, error) {
-	v, err := newVerifier(policy, readRelease, opts)
+	v, err := newVerifier(policy, publishers, readRelease, opts)
 	if err != nil {
 		return Result{}, err
 	}
@@ -83,7 +83,7 @@ func VerifyAll(bundles [][]byte, policy artifacts.Policy, opts Options) (Result,
 // publishers must be among them. The payload counts only without refusals.
 func (v *verifier) all(bundles [][]byte, threshold int) (payload []byte, signers []string, refusals []artifacts.Refusal) {
 	if len(bundles) < 1 || len(bundles) > MaxBundles {
-		return nil, nil, []artifacts.Refusal{refusal("there are %d bundles, want 1 to %d: sign it with a %s of the policy", len(bundles), MaxBundles, v.who)}
+		return nil, nil, []artifacts.Refusal{refusal("there are %d bundles, want 1 to %d: sign it with a %s of the policy", len(bundles), MaxBundles, v.role.who)}
 	}
 	for i, b := range bundles {
 		signed, err := v.verify(b)
@@ -103,7 +103,7 @@ func (v *verifier) all(bundles [][]byte, threshold int) (payload []byte, signers
 	}
 	slices.Sort(signers)
 	if len(signers) < threshold {
-		refusals = append(refusals, refusal("%d of the %d different %ss that the policy asks for have signed %q: add the bundles of others", len(signers), threshold, v.who, signers))
+		refusals = append(refusals, refusal("%d of the %d different %ss that the policy asks for have signed %q: add the bundles of others", len(signers), threshold, v.role.who, signers))
 	}
 	return payload, signers, refusals
 }

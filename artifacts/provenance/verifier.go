@@ -23,13 +23,21 @@ import (
 // verifier holds one policy, ready for use.
 type verifier struct {
 	read    reader
-	who     string // what a signer is called: "publisher", "baseline signer"
+	role    role
 	product string
 	keyed   map[string]string // hint -> publisher
 	keyless []artifacts.Publisher
 	keys    root.TrustedMaterial
 	trusted root.TrustedMaterial // nil without a trusted root
 }
+
+// role is what those are called who may sign, and what they do when they do it again.
+type role struct{ who, do, command string }
+
+var (
+	publishers      = role{"publisher", "publish", "cordon-sign publish"}
+	baselineSigners = role{"baseline signer", "sign", "cordon-sign baseline sign"}
+)
 
 // signed is what one bundle proves.
 type signed struct {
@@ -62,7 +70,7 @@ func readBaseline(payload []byte) (claim, error) {
 	return claim{s.Predicate.Product, s.Subject}, nil
 }
 
-func newVerifier(policy artifacts.Policy, read reader, opts Options) (*verifier, error) {
+func newVerifier(policy artifacts.Policy, role role, read reader, opts Options) (*verifier, error) {
 	if err := policy.Validate(); err != nil {
 		return nil, err
 	}
@@ -70,7 +78,7 @@ func newVerifier(policy artifacts.Policy, read reader, opts Options) (*verifier,
 	if err != nil {
 		return nil, err
 	}
-	v := &verifier{read: read, who: "publisher", product: policy.Product, keyed: map[string]string{}}
+	v := &verifier{read: read, role: role, product: policy.Product, keyed: map[string]string{}}
 	if tr != nil {
 		v.trusted = tr
 	}
@@ -121,7 +129,7 @@ func (v *verifier) verify(bundleJSON []byte) (out signed, err error) {
 	if err := b.UnmarshalJSON(bundleJSON); err != nil {
 		return signed{}, fmt.Errorf("it is not a Sigstore bundle: %w", err)
 	}
-	payload, err := payloadOf(b)
+	payload, err := v.role.payloadOf(b)
 	if err != nil {
 		return signed{}, err
 	}
@@ -146,19 +154,19 @@ func (v *verifier) verify(bundleJSON []byte) (out signed, err error) {
 }
 
 // payloadOf returns the signed bytes of a bundle that has the one form that cordon accepts.
-func payloadOf(b *bundle.Bundle) ([]byte, error) {
+func (r role) payloadOf(b *bundle.Bundle) ([]byte, error) {
 	if version, err := b.Version(); err != nil || version != "v0.3" {
 		return nil, fmt.Errorf("it is a bundle of media type %.100q, want v0.3: sign with a current cordon-sign or cosign", b.GetMediaType())
 	}
 	envelope := b.GetDsseEnvelope()
 	if envelope == nil {
-		return nil, errors.New("it signs an image, not a release statement: use 'cordon-sign publish', or sign the statement as a DSSE envelope")
+		return nil, fmt.Errorf("it signs an image, not a statement: use '%s', or sign the statement as a DSSE envelope", r.command)
 	}
 	if envelope.GetPayloadType() != artifacts.PayloadType {
 		return nil, fmt.Errorf("its payload type is %.100q, want %q", envelope.GetPayloadType(), artifacts.PayloadType)
 	}
 	if n := len(envelope.GetSignatures()); n != 1 {
-		return nil, fmt.Errorf("it has %d signatures, want exactly 1: give each publisher an own bundle", n)
+		return nil, fmt.Errorf("it has %d signatures, want exactly 1: give each signer an own bundle", n)
 	}
 	return envelope.GetPayload(), nil
 }
@@ -187,14 +195,14 @@ func (v *verifier) verifySigner(b *bundle.Bundle, subjects verify.ArtifactPolicy
 func (v *verifier) verifyKeyed(b *bundle.Bundle, hint string, subjects verify.ArtifactPolicyOption) (string, error) {
 	publisher, ok := v.keyed[ownHint(hint)]
 	if !ok {
-		return "", fmt.Errorf("it was signed with the key %.80q, which is no %s of the policy (%s): sign with one of those, or add the key with 'cordon-sign product set'", hint, v.who, v.knownKeys())
+		return "", fmt.Errorf("it was signed with the key %.80q, which is no %s of the policy (%s): sign with one of those, or add the key with 'cordon-sign product set'", hint, v.role.who, v.knownKeys())
 	}
 	sigstore, err := verify.NewVerifier(v.keys, verify.WithNoObserverTimestamps(), verify.WithoutStatementPredicate())
 	if err != nil {
 		return "", fmt.Errorf("cannot prepare verification: %w", err)
 	}
 	if _, err := sigstore.Verify(b, verify.NewPolicy(subjects, verify.WithKey())); err != nil {
-		return "", fmt.Errorf("it names the key of %s %q, but %w", v.who, publisher, explainKeyed(err))
+		return "", fmt.Errorf("it names the key of %s %q, but %w", v.role.who, publisher, v.explainKeyed(err))
 	}
 	return publisher, nil
 }
@@ -213,7 +221,7 @@ func (v *verifier) knownKeys() string {
 
 func (v *verifier) verifyKeyless(b *bundle.Bundle, subjects verify.ArtifactPolicyOption) (string, error) {
 	if len(v.keyless) == 0 {
-		return "", fmt.Errorf("it was signed with a certificate, and the policy names %ss with keys only: sign with one of those keys", v.who)
+		return "", fmt.Errorf("it was signed with a certificate, and the policy names %ss with keys only: sign with one of those keys", v.role.who)
 	}
 	if v.trusted == nil {
 		return "", fmt.Errorf("it was signed with a certificate, and there is no %s to check that with: let the offline role add it as a target", artifacts.TrustedRootPath)
@@ -230,7 +238,7 @@ func (v *verifier) verifyKeyless(b *bundle.Bundle, subjects verify.ArtifactPolic
 	for _, p := range v.keyless {
 		identity, err := identityOf(p)
 		if err != nil {
-			return "", fmt.Errorf("cannot prepare publisher %q: %w", p.Name, err)
+			return "", fmt.Errorf("cannot prepare %s %q: %w", v.role.who, p.Name, err)
 		}
 		identities = append(identities, verify.WithCertificateIdentity(identity))
 	}
@@ -260,7 +268,7 @@ func (v *verifier) publisherOf(result *verify.VerificationResult) (string, error
 	if result == nil || result.Signature == nil || result.Signature.Certificate == nil {
 		return "", errors.New("the verifier returned no certificate")
 	}
-	return match(*result.Signature.Certificate, v.keyless)
+	return v.role.match(*result.Signature.Certificate, v.keyless)
 }
 
 // checkLeafKey keeps one algorithm: ECDSA P-256, which is also what cordon-sign and cosign use.

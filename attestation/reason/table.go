@@ -72,7 +72,7 @@ const (
 
 // table is sorted by reason; Lookup searches it.
 var table = []Row{
-	{AKNotBound, Critical, Retry, "The attestation key is not proven to live in the TPM of the presented EK", "Enroll again with the TPM that holds the key."},
+	{AKNotBound, Critical, Retry, "The attestation key is not proven to live in the TPM of the presented EK", "Enroll again with the TPM that holds the key; if somebody rotated the registered key away, two people have it forgotten with 'cordonctl device forget-key'."},
 	{AKUnknown, Warning, Retry, "No attestation key is registered for this device", "Enroll the device."},
 	{ApprovalRequired, Info, Hold, "The action waits for the approval of other people", "Ask another person to approve it."},
 	{ArtifactMismatch, Critical, Hold, "The bytes do not have the signed digest or length", "Fetch again; if it repeats, the store or the network changes bytes."},
@@ -113,7 +113,7 @@ var table = []Row{
 	{PolicyMissing, Warning, Hold, "The offline targets role has signed no policy for this product, or no baseline for this profile", "Run 'cordon-sign product set' or 'cordon-sign product baseline' and let the holders sign; where the policy names baseline signers, 'cordonctl baseline learn' begins one that they sign."},
 	{PublisherRefused, Critical, Hold, "The bundle was not signed by a publisher that the offline policy names", "Sign with a publisher of the policy, or change the policy with the offline role."},
 	{QuoteMalformed, Warning, Retry, "The quote or its wrapping cannot be parsed", "Update the client library; a current one never sends this."},
-	{QuoteSignatureInvalid, Warning, Retry, "The signature of the quote does not verify with the registered attestation key", "Enroll again if the TPM was cleared; otherwise treat it as an attempt to impersonate the device."},
+	{QuoteSignatureInvalid, Warning, Retry, "The signature of the quote does not verify with the registered attestation key", "Enroll again if the TPM was cleared; if somebody rotated the device's key away, two people have it forgotten with 'cordonctl device forget-key'; otherwise treat it as an attempt to impersonate the device."},
 	{RateLimited, Info, Retry, "Too many requests", "Wait for the time in Retry-After."},
 	{RecoveryNotListed, Warning, Hold, "The release calls itself a recovery release and the offline policy does not list its image", "List the image with 'cordon-sign product recovery' and let the holders sign."},
 	{ReferenceValuesMismatch, Critical, Hold, "The Reference Values in the release are not those predicted from its image", "Publish with a current cordon-sign."},

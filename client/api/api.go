@@ -163,6 +163,27 @@ type Device struct {
 	ReappraisalDue bool `json:"reappraisal_due,omitempty"`
 	// Endorsement is there when one device was asked for, not in lists.
 	Endorsement *Endorsement `json:"endorsement,omitempty"`
+	// ForgetKey is there when people want the attestation key forgotten, and from then on until the device has enrolled again.
+	ForgetKey *ForgetKey `json:"forget_key,omitempty"`
+}
+
+// ForgetKey says how far the forgetting of a device's attestation key is.
+type ForgetKey struct {
+	Forgotten bool       `json:"forgotten,omitempty"` // no attestation key is registered; the device has to enroll again
+	Voices    []KeyVoice `json:"voices,omitempty"`    // who wants the registered key forgotten; two people do it
+}
+
+// KeyVoice is one person's wish that an attestation key is forgotten.
+type KeyVoice struct {
+	Person string    `json:"person"`
+	Reason string    `json:"reason"`
+	At     time.Time `json:"at"`
+	Until  time.Time `json:"until"` // it counts no more after that
+}
+
+// ForgetKeyRequest is POST /api/v1/devices/{id}/forget-key; it takes two people.
+type ForgetKeyRequest struct {
+	Reason string `json:"reason"`
 }
 
 // Endorsement is what a denial can name the TPM of a device by, in the form that DenialRequest takes.

@@ -27,7 +27,7 @@ type Baseline struct {
 	SHA256     digest.SHA256           `json:"sha256"`               // of the document that quotes are compared with; verdicts name it
 	State      string                  `json:"state"`
 	Detail     string                  `json:"detail,omitempty"`  // why it is not trusted
-	Signers    []string                `json:"signers,omitempty"` // whose signatures verified
+	Signers    []string                `json:"signers,omitempty"` // whose signatures verified; of a superseded one: when it was taken in
 	Sets       []artifacts.BaselineSet `json:"sets"`
 	By         string                  `json:"by,omitempty"` // who handed it in
 	At         *time.Time              `json:"at,omitempty"`

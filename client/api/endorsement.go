@@ -36,9 +36,9 @@ type Denial struct {
 }
 
 // Denials lists the deny list of endorsement keys, lifted ones included, the newest first.
-func (c *Client) Denials(ctx context.Context) (Page[Denial], error) {
+func (c *Client) Denials(ctx context.Context, after string) (Page[Denial], error) {
 	var out Page[Denial]
-	err := c.get(ctx, base+"endorsement-denials", nil, &out)
+	err := c.get(ctx, base+"endorsement-denials", queryOf("after", after), &out)
 	return out, err
 }
 

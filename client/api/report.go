@@ -166,11 +166,13 @@ type DeviceRecord struct {
 	Successions []Succession `json:"ak_successions,omitempty"` // the keys before AKPublic, oldest first
 }
 
-// Succession is one rotation of an attestation key: the key before certified the next one, in one TPM.
+// Succession is one end of an attestation key: a rotation, in which it certified the next one of its TPM, or the word of
+// people who had it forgotten. Of the key that came after a forgotten one, nothing is proven here.
 type Succession struct {
-	Before           []byte        `json:"before"` // TPMT_PUBLIC
-	After            []byte        `json:"after"`
-	Certify          []byte        `json:"certify"`           // TPMS_ATTEST
-	CertifySignature []byte        `json:"certify_signature"` // TPMT_SIGNATURE
-	Transcript       digest.SHA256 `json:"transcript"`        // of the enrollment; the extraData of Certify
+	Before           []byte        `json:"before"`                      // TPMT_PUBLIC
+	After            []byte        `json:"after,omitempty"`             // of a rotation, as are those below
+	Certify          []byte        `json:"certify,omitempty"`           // TPMS_ATTEST
+	CertifySignature []byte        `json:"certify_signature,omitempty"` // TPMT_SIGNATURE
+	Transcript       digest.SHA256 `json:"transcript,omitzero"`         // of the enrollment; the extraData of Certify
+	Forgotten        []string      `json:"forgotten,omitempty"`         // the people who had Before forgotten
 }

@@ -202,6 +202,11 @@ func (c *Client) QuarantineDevice(ctx context.Context, id string, r QuarantineRe
 	return c.changeDevice(ctx, id, "quarantine", r)
 }
 
+// ForgetKey is one person's wish that the attestation key of a device is forgotten; the second person's does it.
+func (c *Client) ForgetKey(ctx context.Context, id string, r ForgetKeyRequest) (Device, error) {
+	return c.changeDevice(ctx, id, "forget-key", r)
+}
+
 // ReleaseDevice is one person's approval to let a device out of quarantine; the second person's ends it.
 func (c *Client) ReleaseDevice(ctx context.Context, id string) (Device, error) {
 	return c.changeDevice(ctx, id, "release", nil)

@@ -32,13 +32,15 @@ const (
 
 // Errors that decide how the program ends.
 var (
-	errFailed        = errors.New("verification failed")
-	errUndecided     = errors.New("a part could not be checked")
-	errNoTrust       = errors.New("there is no trust bundle to verify against")
-	errDiffers       = errors.New("the verdict differs")
-	errOtherPolicy   = errors.New("that policy gives another verdict than the recorded one")
-	errInput         = errors.New("the file cannot be used")
-	errUninitialised = errors.New("the server is not initialised")
+	errFailed      = errors.New("verification failed")
+	errUndecided   = errors.New("a part could not be checked")
+	errNoTrust     = errors.New("there is no trust bundle to verify against")
+	errDiffers     = errors.New("the verdict differs")
+	errOtherPolicy = errors.New("that policy gives another verdict than the recorded one")
+	errInput       = errors.New("the file cannot be used")
+
+	errNothingExpected = errors.New("under that policy the server expects no release of the device any more (policy_missing)")
+	errUninitialised   = errors.New("the server is not initialised")
 )
 
 // advice says for an error how the program ends and what to do next. The first that matches counts.
@@ -52,6 +54,7 @@ var advice = [...]struct {
 	{errNoTrust, undecided, "give --trust FILE, the trust bundle that 'cordonctl provision' wrote, from a place that the server cannot write to"},
 	{errDiffers, refused, "the recorded verdict does not follow from its Evidence; get a report of that time and run 'cordonctl verify' for all of it"},
 	{errOtherPolicy, refused, "nothing was changed; without --policy the recorded verdict is reached again"},
+	{errNothingExpected, undecided, "publish a release that the policy does not withdraw before the holders sign it: until then the server would have nothing to hold the device against, and give it no update"},
 	{errInput, usage, "give the JSON of an Input with its event log, as the pages on verdicts and test vectors describe, or of a policy"},
 	{errUninitialised, undecided, "finish the ceremony first: cordon-sign root init, sign, apply"},
 	{errRewritten, refused, "keep the checkpoints and the mirror as they are: they prove it; ask the server's operators and the witnesses what happened"},

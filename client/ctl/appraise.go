@@ -250,7 +250,7 @@ func (a *app) whatIf(q question, path string) error {
 	if err != nil {
 		return fmt.Errorf("cannot read policy: %w", err)
 	}
-	if q.record.Input.Policy, err = q.policy(b); err != nil {
+	if q.record.Input, err = q.under(b); err != nil {
 		return err
 	}
 	verdict, same, err := verify.Again(q.record, q.logs)
@@ -272,24 +272,25 @@ func (a *app) whatIf(q question, path string) error {
 	return err
 }
 
-// policy reads what another policy asks for: an offline policy as holders sign it, or the attestation policy of an Input.
-func (q question) policy(b []byte) (attestation.Policy, error) {
+// under is the Input as another policy would have it: an offline policy as holders sign it, or the attestation policy of an
+// Input.
+func (q question) under(b []byte) (attestation.Input, error) {
+	in := q.record.Input
 	offline, err := artifacts.DecodePolicy(b)
 	if err != nil {
-		var policy attestation.Policy
-		if json.Unmarshal(b, &policy, json.RejectUnknownMembers(true)) != nil || len(policy.RequiredPCRs) == 0 {
-			return policy, fmt.Errorf("%w: neither an offline policy nor an attestation policy: %w", errInput, err)
+		in.Policy = attestation.Policy{}
+		if json.Unmarshal(b, &in.Policy, json.RejectUnknownMembers(true)) != nil || len(in.Policy.RequiredPCRs) == 0 {
+			return in, fmt.Errorf("%w: neither an offline policy nor an attestation policy: %w", errInput, err)
 		}
-		return policy, nil
+		return in, nil
 	}
 	policy := attestation.Policy{RequiredPCRs: offline.RequiredPCRs, SecureBoot: offline.SecureBoot}
 	if len(policy.RequiredPCRs) == 0 {
 		policy.RequiredPCRs = attestation.DefaultRequiredPCRs[:]
 	}
 	if q.releases == nil {
-		policy.RevokedBoot = q.record.Input.Policy.RevokedBoot
+		policy.RevokedBoot = slices.Clone(in.Policy.RevokedBoot)
 		note("what the policy withdraws is named by images, which only a report can look up: the %d boot measurements that were withdrawn then count here", len(policy.RevokedBoot))
-		return policy, nil
 	}
 	for _, r := range q.releases {
 		for _, c := range r.Release.Components {
@@ -303,5 +304,23 @@ func (q question) policy(b []byte) (attestation.Policy, error) {
 		}
 	}
 	slices.SortFunc(policy.RevokedBoot, func(x, y digest.SHA256) int { return bytes.Compare(x[:], y[:]) })
-	return policy, nil
+	in.Policy = policy
+	in.Expected, in.Superseded = withoutGone(in.Expected, offline.Withdrawn), withoutGone(in.Superseded, offline.Withdrawn)
+	if len(in.Expected) == 0 && len(q.record.Input.Expected) > 0 {
+		return in, errNothingExpected
+	}
+	return in, nil
+}
+
+// withoutGone leaves out what the server would not expect any more under a policy that withdraws its image: where no
+// measurement is the image's alone, RevokedBoot cannot name it.
+func withoutGone(all []attestation.Expectation, withdrawn []digest.SHA256) []attestation.Expectation {
+	return slices.DeleteFunc(slices.Clone(all), func(x attestation.Expectation) bool {
+		_, named := x.Values.BootDigest()
+		if named || !slices.Contains(withdrawn, x.Values.Image) {
+			return false
+		}
+		note("%s is not expected: the policy withdraws its image %s, and no measurement is that image's alone", x.Release, x.Values.Image)
+		return true
+	})
 }

@@ -127,12 +127,20 @@ func (a *app) baselineList() *cobra.Command {
 				for _, set := range b.Sets {
 					names = append(names, set.Name)
 				}
-				rows = append(rows, []string{b.Product, b.Profile, generationText(b), strings.ReplaceAll(b.State, "_", " "), strings.Join(names, " "), strings.Join(b.Signers, " "), when(b.At)})
+				rows = append(rows, []string{b.Product, b.Profile, generationText(b), strings.ReplaceAll(b.State, "_", " "), strings.Join(names, " "), signersText(b), when(b.At)})
 			}
 			return table(w, []string{"PRODUCT", "PROFILE", "GENERATION", "STATE", "FIRMWARE STATES", "SIGNERS", "FROM"}, rows)
 		})
 	})
 	return c
+}
+
+// signersText names the signers. Of a superseded baseline they are known as far as the audit log has their names.
+func signersText(b api.Baseline) string {
+	if len(b.Signers) == 0 && b.State == api.BaselineSuperseded {
+		return b.State
+	}
+	return strings.Join(b.Signers, " ")
 }
 
 func generationText(b api.Baseline) string {
@@ -165,7 +173,7 @@ func (a *app) baselineShow() *cobra.Command {
 
 func showBaseline(w io.Writer, b api.Baseline) error {
 	facts(w, "baseline", b.Product+"/"+b.Profile, "generation", generationText(b), "state", strings.ReplaceAll(b.State, "_", " "), "because", b.Detail,
-		"sha256", b.SHA256.String(), "signers", strings.Join(b.Signers, " "), "handed in by", b.By, "at", when(b.At))
+		"sha256", b.SHA256.String(), "signers", signersText(b), "handed in by", b.By, "at", when(b.At))
 	for _, set := range b.Sets {
 		name := set.Name
 		if name == "" {

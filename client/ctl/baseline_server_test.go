@@ -85,8 +85,10 @@ func (s *server) baselines(w http.ResponseWriter, _ *http.Request) {
 	set := artifacts.BaselineSet{Name: "bios-2", Source: artifacts.BaselineVendor, PCRs: reference.PlatformOf(evidencetest.DirectUKI(evidencetest.Release("any")).PCRs())}
 	b := shownBaseline(artifacts.PlatformBaseline{Product: verifytest.Product, Profile: "board", Generation: 2, Sets: []artifacts.BaselineSet{set}})
 	old := b
-	old.Generation, old.State = 1, api.BaselineSuperseded
-	answer(w, api.Page[api.Baseline]{Items: []api.Baseline{b, old, {Product: verifytest.Product, Profile: "own", State: api.BaselineInForce}}})
+	old.Generation, old.State, old.Signers = 1, api.BaselineSuperseded, []string{"first-signer"}
+	unknown := old
+	unknown.Profile, unknown.Signers = "older", nil
+	answer(w, api.Page[api.Baseline]{Items: []api.Baseline{b, old, unknown, {Product: verifytest.Product, Profile: "own", State: api.BaselineInForce}}})
 }
 
 func (s *server) baseline(w http.ResponseWriter, r *http.Request) {

@@ -20,7 +20,7 @@ func (a *app) deviceCommand() *cobra.Command {
 	quarantine.RunE = a.device("quarantine the device", func(ctx context.Context, c *api.Client, id string) (api.Device, error) {
 		return c.QuarantineDevice(ctx, id, api.QuarantineRequest{Detail: *detail})
 	})
-	return group("device", "Devices: look, claim, retire, quarantine, release", a.deviceList(), a.deviceApprove(), quarantine,
+	return group("device", "Devices: look, claim, retire, quarantine, release", a.deviceList(), a.deviceApprove(), quarantine, a.deviceForgetKey(),
 		a.deviceVerb("show ID", "Show one device", "show the device", func(ctx context.Context, c *api.Client, id string) (api.Device, error) { return c.Device(ctx, id) }),
 		a.deviceVerb("retire ID", "End a device for good", "retire the device", func(ctx context.Context, c *api.Client, id string) (api.Device, error) {
 			return c.RetireDevice(ctx, id)
@@ -28,6 +28,16 @@ func (a *app) deviceCommand() *cobra.Command {
 		a.deviceVerb("release ID", "Approve that a device leaves quarantine; the second person's approval ends it", "release the device", func(ctx context.Context, c *api.Client, id string) (api.Device, error) {
 			return c.ReleaseDevice(ctx, id)
 		}))
+}
+
+func (a *app) deviceForgetKey() *cobra.Command {
+	c := &cobra.Command{Use: "forget-key ID", Short: "Ask that a device's attestation key is forgotten; the second person's word does it", Args: cobra.ExactArgs(1)}
+	why := c.Flags().String("reason", "", "why, for the audit log")
+	required(c, "reason")
+	c.RunE = a.device("forget the attestation key", func(ctx context.Context, client *api.Client, id string) (api.Device, error) {
+		return client.ForgetKey(ctx, id, api.ForgetKeyRequest{Reason: *why})
+	})
+	return c
 }
 
 type deviceCall func(ctx context.Context, c *api.Client, id string) (api.Device, error)
@@ -69,10 +79,23 @@ func showDevice(w io.Writer, d api.Device) error {
 	for _, r := range d.Reasons {
 		fmt.Fprintf(w, "held back: %s\n", plain(explain(r)))
 	}
+	if d.ForgetKey != nil {
+		showForgetKey(w, *d.ForgetKey)
+	}
 	if d.Quarantine != nil {
 		showQuarantine(w, *d.Quarantine)
 	}
 	return nil
+}
+
+func showForgetKey(w io.Writer, f api.ForgetKey) {
+	for _, v := range f.Voices {
+		fmt.Fprintf(w, "%s wants the attestation key forgotten: %s\n", plain(v.Person), plain(v.Reason))
+		fmt.Fprintf(w, "  until %s a second person can do it with 'cordonctl device forget-key'\n", moment(v.Until))
+	}
+	if f.Forgotten {
+		fmt.Fprintln(w, "the attestation key is forgotten; the device enrolls again by itself, with the same TPM, and then proves its boot")
+	}
 }
 
 // standingOf marks a device that stands on a policy or baseline of the past: it gets nothing new before its Evidence has

@@ -66,13 +66,13 @@ func (a *app) endorsementList() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		page, err := client.Denials(ctx)
+		denials, err := all(ctx, client.Denials)
 		if err != nil {
 			return err
 		}
-		return a.print(page.Items, func(w io.Writer) error {
+		return a.print(denials, func(w io.Writer) error {
 			var rows [][]string
-			for _, n := range page.Items {
+			for _, n := range denials {
 				rows = append(rows, []string{n.ID, deniedTPMs(n), denialState(n), n.By, moment(n.At), n.Why})
 			}
 			return table(w, []string{"DENIAL", "TPMS", "STATE", "BY", "SINCE", "WHY"}, rows)

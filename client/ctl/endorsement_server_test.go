@@ -20,7 +20,12 @@ func (s *server) denials(w http.ResponseWriter, r *http.Request) {
 		lifted.ID, lifted.Manufacturer, lifted.Issuer, lifted.LiftedAt = "d-0", "", "aabb", &at
 		key.ID, key.Manufacturer, key.Key = "d-2", "", "00ff"
 		serial.ID, serial.Manufacturer, serial.Serial, serial.Issuer = "d-3", "", "65", "aabb"
-		answer(w, api.Page[api.Denial]{Items: []api.Denial{denial(), lifted, key, serial}})
+		switch r.URL.Query().Get("after") {
+		case "":
+			answer(w, api.Page[api.Denial]{Items: []api.Denial{denial(), lifted}, Next: lifted.ID})
+		case lifted.ID:
+			answer(w, api.Page[api.Denial]{Items: []api.Denial{key, serial}})
+		}
 		return
 	}
 	var req api.DenialRequest

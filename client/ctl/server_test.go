@@ -271,6 +271,13 @@ func (s *server) change(w http.ResponseWriter, r *http.Request) {
 		var q api.QuarantineRequest
 		read(r, &q)
 		d.Quarantine = &api.Quarantine{ID: "q", Device: d.ID, Since: verifytest.Noon, By: "ann", Detail: q.Detail}
+	case "forget-key":
+		var f api.ForgetKeyRequest
+		read(r, &f)
+		d.ForgetKey = &api.ForgetKey{Forgotten: f.Reason == "done"}
+		if !d.ForgetKey.Forgotten {
+			d.ForgetKey.Voices = []api.KeyVoice{{Person: "ann", Reason: f.Reason, At: verifytest.Noon, Until: verifytest.Noon}}
+		}
 	}
 	answer(w, d)
 }

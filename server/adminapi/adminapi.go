@@ -84,6 +84,7 @@ func Routes() []Route {
 		{"POST", "/devices/:id/retire", authz.DeviceRetire, small, (*Server).retireDevice},
 		{"POST", "/devices/:id/quarantine", authz.DeviceIsolate, small, (*Server).isolateDevice},
 		{"POST", "/devices/:id/release", authz.DeviceRelease, small, (*Server).releaseDevice},
+		{"POST", "/devices/:id/forget-key", authz.DeviceForgetKey, small, (*Server).forgetKey},
 		{"GET", "/endorsement-denials", authz.DeviceRead, 0, (*Server).listDenials},
 		{"POST", "/endorsement-denials", authz.EndorsementDeny, small, (*Server).denyEndorsement},
 		{"POST", "/endorsement-denials/:id/lift", authz.EndorsementLift, small, (*Server).liftEndorsement},

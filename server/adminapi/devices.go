@@ -44,13 +44,9 @@ func (s *Server) listDevices(c echo.Context, _ authn.Caller) error {
 	if err != nil {
 		return err
 	}
-	page := api.Page[api.Device]{Items: []api.Device{}}
-	for _, d := range devices {
-		view, err := s.viewDevice(c.Request().Context(), d)
-		if err != nil {
-			return err
-		}
-		page.Items = append(page.Items, view)
+	page, err := pageOf(c.Request().Context(), devices, s.viewDevice)
+	if err != nil {
+		return err
 	}
 	if len(devices) == limit {
 		page.Next = devices[len(devices)-1].ID
@@ -111,6 +107,7 @@ func (s *Server) viewDevice(ctx context.Context, d fleet.Device) (api.Device, er
 		EnrolledAt: d.EnrolledAt.UTC(), Manufacturer: d.Manufacturer, Version: d.Version, Reasons: s.decide(d, q).Reasons,
 		ReappraisalDue: d.Lifecycle == fleet.Active && s.Repository.Catalog().Outdated(d),
 	}
+	out.ForgetKey = s.viewForgetKey(d)
 	if q != nil {
 		view, err := s.viewQuarantine(ctx, *q)
 		if err != nil {
@@ -131,6 +128,9 @@ func optional(t time.Time) *time.Time {
 
 // decide is what the device would be offered now.
 func (s *Server) decide(d fleet.Device, q *fleet.Quarantine) rollout.Decision {
+	if d.KeyForgotten() && d.Lifecycle != fleet.Retired { // as the device hears it, before anything else
+		return rollout.Decision{Reasons: []reason.Reason{reason.AKUnknown}, Details: []string{"the attestation key was forgotten; the device has to enroll again"}}
+	}
 	product := s.Repository.Catalog().Products[d.Product]
 	if product == nil && d.Lifecycle == fleet.Active {
 		return rollout.Decision{Reasons: []reason.Reason{reason.PolicyMissing}, Details: []string{"no offline policy is signed for product " + d.Product}}
@@ -138,7 +138,14 @@ func (s *Server) decide(d fleet.Device, q *fleet.Quarantine) rollout.Decision {
 	if product == nil {
 		return rollout.Next(d, q, artifacts.Policy{}, nil)
 	}
-	return rollout.Next(d, q, product.Policy, product.Candidates())
+	out := rollout.Next(d, q, product.Policy, product.Candidates())
+	if lacks := product.Lacks(d); d.Lifecycle == fleet.Active && lacks != "" { // its next quote cannot be judged, and it hears why
+		out.Reasons, out.Details = slices.Insert(out.Reasons, 0, reason.PolicyMissing), slices.Insert(out.Details, 0, lacks)
+		if out.Release != d.Proven && !out.Recovery {
+			out.Release = ""
+		}
+	}
+	return out
 }
 
 func (s *Server) viewQuarantine(ctx context.Context, q fleet.Quarantine) (api.Quarantine, error) {
@@ -166,13 +173,9 @@ func (s *Server) listQuarantines(c echo.Context, _ authn.Caller) error {
 	if err != nil {
 		return err
 	}
-	page := api.Page[api.Quarantine]{Items: []api.Quarantine{}}
-	for _, q := range rows {
-		view, err := s.viewQuarantine(c.Request().Context(), q)
-		if err != nil {
-			return err
-		}
-		page.Items = append(page.Items, view)
+	page, err := pageOf(c.Request().Context(), rows, s.viewQuarantine)
+	if err != nil {
+		return err
 	}
 	return render(c, page)
 }

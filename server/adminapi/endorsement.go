@@ -25,17 +25,26 @@ import (
 const maxDenials = 1024
 
 func (s *Server) listDenials(c echo.Context, _ authn.Caller) error {
-	rows, err := s.Store.ListDenials(c.Request().Context())
+	limit, err := limitParam(c)
 	if err != nil {
 		return err
 	}
-	page := api.Page[api.Denial]{Items: []api.Denial{}}
-	for _, n := range rows {
-		view, err := s.viewDenial(c.Request().Context(), n)
-		if err != nil {
-			return err
+	ctx, after := c.Request().Context(), c.QueryParam("after")
+	if after != "" { // denials are never removed: a list that goes on after an unknown one would be empty for no reason
+		if _, err := s.Store.Denial(ctx, after); err != nil {
+			return missing(err, "denial "+after)
 		}
-		page.Items = append(page.Items, view)
+	}
+	rows, err := s.Store.ListDenials(ctx, after, limit)
+	if err != nil {
+		return err
+	}
+	page, err := pageOf(ctx, rows, s.viewDenial)
+	if err != nil {
+		return err
+	}
+	if len(rows) == limit {
+		page.Next = rows[len(rows)-1].ID
 	}
 	return render(c, page)
 }

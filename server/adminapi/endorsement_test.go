@@ -3,10 +3,12 @@ package adminapi_test
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
@@ -16,6 +18,7 @@ import (
 	"github.com/cordon-ota/cordon/client/api"
 	"github.com/cordon-ota/cordon/server/audit"
 	"github.com/cordon-ota/cordon/server/fleet"
+	"github.com/cordon-ota/cordon/server/store"
 )
 
 const leaked = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -50,7 +53,7 @@ func TestOneDeniesAndTwoOthersLift(t *testing.T) {
 	}
 	_, err = cid.LiftEndorsement(t.Context(), n.ID)
 	wantReason(t, "lifted already", err, reason.Conflict)
-	page, err := ann.Denials(t.Context())
+	page, err := ann.Denials(t.Context(), "")
 	if err != nil || len(page.Items) != 1 || page.Items[0].Why != "sold at an auction" {
 		t.Errorf("list: got %+v, %v", page, err)
 	}
@@ -112,12 +115,47 @@ func TestDenialsAreCheckedAndProtected(t *testing.T) {
 		wantReason(t, role+" denies", err, reason.PermissionDenied)
 		_, err = p.LiftEndorsement(t.Context(), n.ID)
 		wantReason(t, role+" lifts", err, reason.PermissionDenied)
-		if _, err = p.Denials(t.Context()); (err == nil) != may {
+		if _, err = p.Denials(t.Context(), ""); (err == nil) != may {
 			t.Errorf("%s reads: %v", role, err)
 		}
 	}
 	if status, _, body := a.send(http.MethodPost, "/api/v1/endorsement-denials/d-none/lift", a.tokens["ann"], nil, ""); status != http.StatusNotFound {
 		t.Errorf("unknown denial: got %d %s", status, body)
+	}
+}
+
+func TestDenialsComeInPages(t *testing.T) {
+	t.Parallel()
+	a := newAdmin(t)
+	ann := a.person("ann", api.RoleOperator)
+	change := store.Change{}
+	for i := range 205 { // a page is 200
+		change.Writes = append(change.Writes, store.PutDenial{Denial: fleet.Denial{
+			ID: fmt.Sprintf("d-%03d", i), By: "ann", At: a.Now().Add(time.Duration(i/2) * time.Minute), Denial: identity.Denial{Issuer: fmt.Sprintf("%04x", i), Why: "x"},
+		}})
+	}
+	if err := a.Store.Commit(t.Context(), change); err != nil {
+		t.Fatal(err)
+	}
+	next := 204
+	for n, err := range api.All(t.Context(), ann.Denials) {
+		if err != nil || n.ID != fmt.Sprintf("d-%03d", next) {
+			t.Fatalf("got %s, %v, want d-%03d", n.ID, err, next)
+		}
+		next--
+	}
+	if next != -1 {
+		t.Errorf("%d denials are missing", next+1)
+	}
+	if page, err := ann.Denials(t.Context(), ""); err != nil || len(page.Items) != 200 || page.Next != "d-005" {
+		t.Errorf("the first page: %d denials, next %q, %v", len(page.Items), page.Next, err)
+	}
+	_, err := ann.Denials(t.Context(), "d-none")
+	wantReason(t, "after one that is not there", err, reason.NotFound)
+	for limit, want := range map[string]int{"7": http.StatusOK, "0": http.StatusBadRequest, "1001": http.StatusBadRequest} {
+		if status, _, body := a.send(http.MethodGet, "/api/v1/endorsement-denials?limit="+limit, a.tokens["ann"], nil, ""); status != want {
+			t.Errorf("limit %s: got %d %s, want %d", limit, status, body, want)
+		}
 	}
 }
 

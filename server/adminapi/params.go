@@ -1,11 +1,13 @@
 package adminapi
 
 import (
+	"context"
 	"strconv"
 	"time"
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/cordon-ota/cordon/client/api"
 	"github.com/cordon-ota/cordon/server/problem"
 )
 
@@ -25,6 +27,19 @@ func limitParam(c echo.Context) (int, error) {
 		return 0, problem.Malformed("limit must be 1 to %d", maxPage)
 	}
 	return n, nil
+}
+
+// pageOf shows rows.
+func pageOf[R, V any](ctx context.Context, rows []R, view func(context.Context, R) (V, error)) (api.Page[V], error) {
+	page := api.Page[V]{Items: []V{}}
+	for _, row := range rows {
+		v, err := view(ctx, row)
+		if err != nil {
+			return page, err
+		}
+		page.Items = append(page.Items, v)
+	}
+	return page, nil
 }
 
 func timeParam(c echo.Context, name string, otherwise time.Time) (time.Time, error) {

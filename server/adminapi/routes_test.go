@@ -114,6 +114,7 @@ func schemas() map[string]reflect.Type {
 	for _, v := range []any{
 		api.Status{}, api.OnlineKey{}, api.Ceremony{}, api.CeremonyResult{}, api.PersonRequest{}, api.PersonCreated{}, api.Person{},
 		api.InventoryEntry{}, api.EnrollTokenRequest{}, api.EnrollTokenCreated{}, api.Device{}, api.Endorsement{}, api.Quarantine{}, api.Approval{}, api.DenialRequest{}, api.Denial{},
+		api.ForgetKeyRequest{}, api.ForgetKey{}, api.KeyVoice{},
 		api.QuarantineRequest{}, api.PublishRequest{}, api.Release{}, api.HoldRequest{}, api.Event{}, api.Why{}, api.BootChanges{}, api.BootChange{}, api.Decision{},
 		api.SignedReport{}, api.ReportSignature{}, api.Report{}, api.Coverage{}, api.ExcludedDevice{}, api.Appraisal{},
 		api.DeviceSegment{}, api.PointSegment{}, api.SegmentPoints{}, api.SegmentPoint{}, api.SegmentBreaker{}, api.ResumeRequest{},
@@ -130,7 +131,7 @@ func schemas() map[string]reflect.Type {
 }
 
 // requests are decoded strictly and may leave out what has a default.
-var requests = []string{"Ceremony", "PersonRequest", "InventoryEntry", "EnrollTokenRequest", "QuarantineRequest", "DenialRequest", "PublishRequest", "HoldRequest", "PruneRequest", "BaselineRequest", "ResumeRequest", "TokenRequest"}
+var requests = []string{"Ceremony", "PersonRequest", "InventoryEntry", "EnrollTokenRequest", "QuarantineRequest", "DenialRequest", "ForgetKeyRequest", "PublishRequest", "HoldRequest", "PruneRequest", "BaselineRequest", "ResumeRequest", "TokenRequest"}
 
 func TestSchemasAreTheGoTypes(t *testing.T) {
 	t.Parallel()

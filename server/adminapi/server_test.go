@@ -230,7 +230,7 @@ func (a *admin) device(label string, change func(*fleet.Device)) string {
 	sum := digest.Of([]byte(label))
 	d := fleet.Device{
 		ID: deviceID(label), Product: "lamp", HardwareID: repositorytest.Hardware, Profile: "board", Lifecycle: fleet.Active, Standing: fleet.Affirmed,
-		Tier: fleet.TierInventory, AdmittedBy: "inventory", EKSPKI: sum, TLSKey: sum, EnrolledAt: a.Now(), ProvenAt: a.Now(),
+		Tier: fleet.TierInventory, AdmittedBy: "inventory", EKSPKI: sum, TLSKey: sum, AKPublic: []byte("ak"), AKName: sum[:], EnrolledAt: a.Now(), ProvenAt: a.Now(),
 		LeaseUntil: a.Now().Add(time.Hour), Segment: fleet.Production,
 	}
 	if change != nil {

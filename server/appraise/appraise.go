@@ -165,6 +165,9 @@ func (s *Service) decide(ctx context.Context, catalog *repository.Catalog, tlsKe
 	if d.Lifecycle == fleet.Retired {
 		return Answer{}, store.Change{}, problem.New(http.StatusForbidden, reason.DeviceRetired, "the device was retired")
 	}
+	if d.KeyForgotten() {
+		return Answer{}, store.Change{}, problem.New(http.StatusForbidden, reason.AKUnknown, "the attestation key of the device was forgotten; enroll again")
+	}
 	denials, err := s.store.DenialsInForce(ctx)
 	if err != nil {
 		return Answer{}, store.Change{}, fmt.Errorf("cannot read the deny list: %w", err)

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reason"
@@ -207,18 +206,12 @@ func (t *turn) input(e attestation.Evidence, f freshness, baseline *reference.Ba
 	return in
 }
 
-// expected says that the device may have booted the release. The first proof may show whichever published release the
-// device was made with; a recovery release counts as long as the offline policy lists it.
+// expected says that the device may have booted the release.
 func (t *turn) expected(r *repository.Release) bool {
-	switch {
-	case t.d.Proven == "", r.Name == t.d.Proven, r.Name == t.d.Offered:
-		return true
-	case t.unknownSinceRestore() && !r.Statement.Predicate.Recovery:
-		return r.Statement.Predicate.Counter >= t.d.HighCounter // it may have been offered in the history that was lost
-	case r.Statement.Predicate.Recovery:
-		return len(artifacts.CheckRelease(t.product.Policy, r.Statement.Predicate)) == 0
+	if t.unknownSinceRestore() && !r.Statement.Predicate.Recovery && r.Statement.Predicate.Counter >= t.d.HighCounter {
+		return true // it may have been offered in the history that was lost
 	}
-	return false
+	return t.product.Expects(t.d, r)
 }
 
 // widen adds the releases that the device may have installed from an offer that is closed by now, and those that it has

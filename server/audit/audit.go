@@ -26,8 +26,11 @@ const (
 	EnrollTokenIssued   = "enroll_token.issued"
 	DeviceEnrolled      = "device.enrolled"
 	DeviceReactivated   = "device.reactivated"
-	DeviceAKRotated     = "device.ak_rotated" // a new attestation key, certified by the one before
-	DeviceVouched       = "device.vouched"    // a device without an EK certificate has shown a token; a person has to approve it
+	DeviceAKRotated     = "device.ak_rotated"      // a new attestation key, certified by the one before
+	DeviceAKForgetAsked = "device.ak_forget_asked" // a person wants the attestation key forgotten
+	DeviceAKForgotten   = "device.ak_forgotten"    // enough people did: the device has to enroll again
+	DeviceAKRegistered  = "device.ak_registered"   // an attestation key after one that was forgotten, by credential activation
+	DeviceVouched       = "device.vouched"         // a device without an EK certificate has shown a token; a person has to approve it
 	EndorsementDenied   = "endorsement.denied"
 	EndorsementApproved = "endorsement.lift_approved"
 	EndorsementLifted   = "endorsement.lifted"

@@ -25,6 +25,8 @@ const (
 	DeviceRelease  Permission = "device.release"
 	SegmentResume  Permission = "segment.resume"
 
+	DeviceForgetKey Permission = "device.forget_key"
+
 	EndorsementDeny Permission = "endorsement.deny"
 	EndorsementLift Permission = "endorsement.lift"
 
@@ -46,7 +48,7 @@ var table = map[string][]Permission{
 	api.RoleAdmin: {CeremonyApply, PeopleRead, PeopleWrite, InventoryRead, DeviceRead, ReleaseRead, AuditRead},
 	api.RoleOperator: {
 		PeopleRead, InventoryRead, InventoryWrite, DeviceRead, DeviceApprove, DeviceRetire, DeviceIsolate, DeviceRelease, SegmentResume,
-		EndorsementDeny, EndorsementLift,
+		EndorsementDeny, EndorsementLift, DeviceForgetKey,
 		ReleaseRead, ReleaseApprove, ReleaseHold, ReleaseResume, ReleasePrune, BaselineWrite, AuditRead,
 	},
 	api.RoleAuditor: {PeopleRead, InventoryRead, DeviceRead, ReleaseRead, AuditRead, ReportMake},

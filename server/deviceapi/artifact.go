@@ -94,6 +94,9 @@ func (s *Server) authorise(ctx context.Context, c echo.Context, sum digest.SHA25
 	if _, denied := fleet.Denied(d, denials); denied && q == nil { // in quarantine it may have what every such device may
 		grant, err = segment.Grant{}, problem.New(http.StatusForbidden, reason.EKRevoked, "the device's TPM is on the deny list")
 	}
+	if d.KeyForgotten() { // not even the recovery release: the device enrolls first
+		grant, err = segment.Grant{}, problem.New(http.StatusForbidden, reason.AKUnknown, "the attestation key of the device was forgotten")
+	}
 	var refused *problem.Error
 	if errors.As(err, &refused) {
 		s.event(ctx, s.refusals(), audit.ArtifactRefused, d.ID, map[string]any{"artifact": sum, "reason": refused.Reason})

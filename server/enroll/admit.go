@@ -102,7 +102,8 @@ func (s *Service) fresh(a applicant, req wire.ActivateRequest, claims wire.Claim
 
 // again handles a device that is known. The same TPM with the same keys changes nothing (a lost answer). A new TLS key or
 // a counter that started over means that the TPM was cleared: continuity and the counter are anchored anew, and the
-// device has to prove its boot again. An AK that differs is never taken over (V-17), unless the AK before certifies it.
+// device has to prove its boot again. An AK that differs is never taken over (V-17), unless the AK before certifies it, or
+// people had that forgotten.
 func (s *Service) again(d *fleet.Device, a applicant, req wire.ActivateRequest, shown proof) ([]store.Event, error) {
 	if d.Lifecycle == fleet.Retired {
 		return nil, problem.New(http.StatusForbidden, reason.DeviceRetired, "the device was retired")
@@ -110,6 +111,7 @@ func (s *Service) again(d *fleet.Device, a applicant, req wire.ActivateRequest, 
 	if d.Certified() && a.ek.Certificate == nil {
 		return nil, problem.New(http.StatusForbidden, reason.EKUntrusted, "this TPM is enrolled with an endorsement certificate and has to show it")
 	}
+	forgotten := d.KeyForgotten()
 	events, err := s.rotate(d, a, req, shown)
 	if err != nil {
 		return nil, err
@@ -128,11 +130,16 @@ func (s *Service) again(d *fleet.Device, a applicant, req wire.ActivateRequest, 
 		return nil, fmt.Errorf("cannot encode the TLS key: %w", err)
 	}
 	d.TLSPublic, d.TLSKey = a.tls.Raw, digest.Of(spki)
-	if claims.Counter != nil {
+	if claims.Counter != nil && (!forgotten || counterLost(*d, claims)) {
 		// The device's own counter goes on where the fleet knows it to be: index - base = highest proven counter.
 		d.CounterBase = claims.Counter.Index - min(claims.Counter.Index, d.HighCounter)
 	}
-	d.Accepted, d.LastPoll, d.LastAnswer = nil, digest.SHA256{}, nil
+	// Whoever rotated the forgotten key away may have replaced the TLS key as well. A TPM that was cleared has another TLS
+	// key and a clock that began anew; any other goes on from where it was seen.
+	if !forgotten || !sameKey && d.Accepted != nil && !shown.clock.After(d.Accepted.Clock) {
+		d.Accepted = nil
+	}
+	d.LastPoll, d.LastAnswer = digest.SHA256{}, nil
 	if d.LeaseUntil.After(s.now()) {
 		d.LeaseUntil = s.now()
 	}
@@ -149,6 +156,9 @@ func (s *Service) again(d *fleet.Device, a applicant, req wire.ActivateRequest, 
 // device stays, its TPM's clock above all, and the old key speaks for nobody from this commit on. The event holds what
 // an auditor needs to check the succession without the server.
 func (s *Service) rotate(d *fleet.Device, a applicant, req wire.ActivateRequest, shown proof) ([]store.Event, error) {
+	if d.KeyForgotten() {
+		return s.register(d, a), nil
+	}
 	if bytes.Equal(d.AKPublic, a.ak.Raw) {
 		return nil, nil
 	}
@@ -172,8 +182,16 @@ func (s *Service) rotate(d *fleet.Device, a applicant, req wire.ActivateRequest,
 		"transcript": shown.transcript,
 	}}
 	d.AKPublic, d.AKName, d.AKQualifiedSigner = a.ak.Raw, a.ak.Name, a.qn
+	d.ForgetKey = nil                               // that was about the key before
 	d.LastPoll, d.LastAnswer = digest.SHA256{}, nil // what the old key asked is not answered again
 	return []store.Event{event}, nil
+}
+
+// register takes the attestation key after one that people had forgotten: as at the first enrollment, opening the
+// credential has shown that it lives in the TPM of the EK, and nothing else could. What is known of the device stays.
+func (s *Service) register(d *fleet.Device, a applicant) []store.Event {
+	d.AKPublic, d.AKName, d.AKQualifiedSigner = a.ak.Raw, a.ak.Name, a.qn
+	return []store.Event{{At: s.now(), Type: audit.DeviceAKRegistered, Actor: d.ID, Subject: d.ID, Data: map[string]any{"after": a.ak.Raw}}}
 }
 
 // counterLost: the TPM's counter is not where the fleet last saw it, so it was made anew. A device raises it to what it

@@ -4,7 +4,7 @@
 // Round 2 proves that the attestation key and the TLS key live in that TPM. A genuine TPM is not an owned one: only an
 // inventory entry, a one-time token or a person's approval takes a device out of "pending", and they, never the device,
 // say product and hardware. How it was admitted fixes its tier for good. A TPM on the deny list is refused whatever else
-// it shows. An attestation key is replaced only by one that it certifies itself.
+// it shows. An attestation key is replaced only by one that it certifies itself, or after people had it forgotten.
 //
 // Trusted: it decides which keys speak for a device.
 package enroll

@@ -25,7 +25,8 @@ type proof struct {
 	claims     wire.Claims
 	log        *store.AddLog // nil when none came along
 	transcript digest.SHA256
-	firmware   uint64 // of the TPM, by its quote
+	firmware   uint64      // of the TPM, by its quote
+	clock      quote.Clock // likewise
 }
 
 // prove checks everything that round 2 has to show: the TPM of the EK opened the credential for this AK, the AK vouches
@@ -54,34 +55,34 @@ func (s *Service) prove(a applicant, exporter []byte, req wire.ActivateRequest) 
 	if problems := identity.VerifyCertify(a.ak, a.qn, req.Certify, req.CertifySignature, transcript[:], a.tls); len(problems) > 0 {
 		return proof{}, refuse(problems)
 	}
-	firmware, err := checkQuote(a, evidence, transcript)
+	q, err := checkQuote(a, evidence, transcript)
 	if err != nil {
 		return proof{}, err
 	}
 	log, err := checkLog(evidence)
-	return proof{claims: claims, log: log, transcript: transcript, firmware: firmware}, err
+	return proof{claims: claims, log: log, transcript: transcript, firmware: q.Firmware, clock: q.Clock}, err
 }
 
-// checkQuote checks authenticity only: what the device booted is judged by the first poll. It returns the version of the
-// TPM's firmware, which the quotes of an endorsement-hierarchy key carry in clear.
-func checkQuote(a applicant, e attestation.Evidence, transcript digest.SHA256) (firmware uint64, err error) {
+// checkQuote checks authenticity only: what the device booted is judged by the first poll. The quotes of an
+// endorsement-hierarchy key carry the TPM's firmware version and its reset and restart counts in clear.
+func checkQuote(a applicant, e attestation.Evidence, transcript digest.SHA256) (quote.Attest, error) {
 	q, err := quote.ParseQuote(e.Quote)
 	if errors.Is(err, quote.ErrBank) {
-		return 0, problem.New(http.StatusForbidden, reason.PCRBankWeak, "%v", err)
+		return quote.Attest{}, problem.New(http.StatusForbidden, reason.PCRBankWeak, "%v", err)
 	}
 	if err != nil {
-		return 0, problem.New(http.StatusForbidden, reason.QuoteMalformed, "%v", err)
+		return quote.Attest{}, problem.New(http.StatusForbidden, reason.QuoteMalformed, "%v", err)
 	}
 	if err := quote.VerifySignature(a.ak.Key, e.Quote, e.Signature); err != nil {
-		return 0, problem.New(http.StatusForbidden, reason.QuoteSignatureInvalid, "%v", err)
+		return quote.Attest{}, problem.New(http.StatusForbidden, reason.QuoteSignatureInvalid, "%v", err)
 	}
 	if subtle.ConstantTimeCompare(q.QualifiedSigner, a.qn) != 1 {
-		return 0, problem.New(http.StatusForbidden, reason.AKNotBound, "the attestation key is not a primary key of the endorsement hierarchy")
+		return quote.Attest{}, problem.New(http.StatusForbidden, reason.AKNotBound, "the attestation key is not a primary key of the endorsement hierarchy")
 	}
 	if subtle.ConstantTimeCompare(q.ExtraData, transcript[:]) != 1 {
-		return 0, problem.New(http.StatusForbidden, reason.NonceUnknown, "the quote is not over this enrollment")
+		return quote.Attest{}, problem.New(http.StatusForbidden, reason.NonceUnknown, "the quote is not over this enrollment")
 	}
-	return q.Firmware, nil
+	return q, nil
 }
 
 // checkLog keeps a log that came along, if it is the one that the quote commits to.
@@ -93,7 +94,20 @@ func checkLog(e attestation.Evidence) (*store.AddLog, error) {
 		return nil, problem.New(http.StatusForbidden, reason.EventlogMismatch, "the event log is not the one that the quote commits to")
 	}
 	if _, err := eventlog.Parse(e.Log); err != nil {
-		return nil, problem.New(http.StatusForbidden, reason.EventlogMismatch, "the event log cannot be parsed: %v", err)
+		return nil, problem.New(http.StatusForbidden, logReason(err), "the event log cannot be parsed: %v", err)
 	}
 	return &store.AddLog{Digest: e.LogDigest, Bytes: e.Log}, nil
+}
+
+// logReason names what is wrong with a log as an appraisal would: only a log that contradicts itself speaks against the device.
+func logReason(err error) reason.Reason {
+	switch {
+	case errors.Is(err, eventlog.ErrTooLarge):
+		return reason.RequestTooLarge
+	case errors.Is(err, eventlog.ErrFormat):
+		return reason.PCRBankWeak
+	case errors.Is(err, eventlog.ErrNote):
+		return reason.EventlogUnexplained
+	}
+	return reason.EventlogMismatch
 }

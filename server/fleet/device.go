@@ -64,13 +64,14 @@ type Device struct {
 	EKPublic          []byte   // DER SubjectPublicKeyInfo, of a device without a certificate
 	EKIssuers         []string // identity.EK.Issuers of the chain at enrollment, for the deny list
 	Manufacturer      string
-	AKPublic          []byte // TPMT_PUBLIC
+	AKPublic          []byte // TPMT_PUBLIC; empty once people had it forgotten, see ForgetKey
 	AKName            []byte
 	AKQualifiedSigner []byte
 	TLSPublic         []byte        // TPMT_PUBLIC
 	TLSKey            digest.SHA256 // SHA-256 of the DER SPKI: how the device API knows the device
 	CounterBase       uint64
 	EnrolledAt        time.Time
+	ForgetKey         []KeyVoice // people who want AKPublic forgotten
 
 	// Continuity and proof.
 	Accepted      *attestation.Accepted // last accepted quote; nil right after enrollment or re-activation

@@ -52,13 +52,14 @@ type Step struct {
 // Prove applies the verdict of fresh Evidence. q is the open quarantine, nil if there is none.
 //
 // A refusal restricts only by its strongest effect: retry and hold leave the standing alone, quarantine is sticky.
-// An affirmed quote renews the lease; one that shows a new boot or a new release counts only over a challenge.
+// An affirmed quote renews the lease; one that shows a new boot or a new release, or is to bring an unproven device back,
+// counts only over a challenge.
 func Prove(d Device, q *Quarantine, p Proof, t Terms) Step {
 	if p.Verdict.Outcome != attestation.Affirmed {
 		return refuse(d, q, p)
 	}
 	proves := p.Verdict.Release != d.Proven
-	if (p.Verdict.NewBoot || proves || d.Accepted == nil || q != nil) && !p.Challenge {
+	if (p.Verdict.NewBoot || proves || d.Accepted == nil || d.Standing == Unproven || q != nil) && !p.Challenge {
 		return Step{Device: d, NeedsChallenge: true, Reasons: []reason.Reason{reason.DeviceUnproven}}
 	}
 	return affirm(d, q, p, t)

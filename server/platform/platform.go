@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cordon-ota/cordon/artifacts"
 	"github.com/cordon-ota/cordon/attestation"
@@ -50,10 +51,16 @@ type Releases interface {
 type Service struct {
 	store    Store
 	releases Releases
+	busy     chan struct{} // full while something is learned: that reads and replays hundreds of event logs
 }
 
 // New joins the parts.
-func New(s Store, r Releases) *Service { return &Service{store: s, releases: r} }
+func New(s Store, r Releases) *Service {
+	return &Service{store: s, releases: r, busy: make(chan struct{}, 1)}
+}
+
+// retryBusy is when to ask again while something else is learned.
+const retryBusy = 5 * time.Second
 
 // DefaultDevices is how many devices must agree when nobody says otherwise.
 const DefaultDevices = 3
@@ -68,11 +75,19 @@ type Query struct {
 }
 
 // Learn asks what the devices of a platform agree about and makes the statement that a baseline signer may sign. What
-// stands against it is in Refusals, and then there is no Statement. Errors that the caller may see are *problem.Error.
+// stands against it is in Refusals, and then there is no Statement. One is made at a time: another gets rate_limited. Errors
+// that the caller may see are *problem.Error.
 func (s *Service) Learn(ctx context.Context, q Query) (api.Learning, error) {
 	current, err := s.check(q)
 	if err != nil {
 		return api.Learning{}, err
+	}
+	select {
+	case s.busy <- struct{}{}:
+		defer func() { <-s.busy }()
+	default:
+		return api.Learning{}, &problem.Error{Status: http.StatusTooManyRequests, Reason: reason.RateLimited, RetryAfter: retryBusy,
+			Detail: "another baseline is being learned"}
 	}
 	out := api.Learning{Product: q.Product, Profile: q.Profile, Need: q.Devices, Devices: []api.LearningDevice{}}
 	seen, err := s.observations(ctx, q, &out)

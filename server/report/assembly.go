@@ -39,7 +39,7 @@ type assembly struct {
 // caused, then devices, then the releases and metadata that they were decided by.
 func (a *assembly) run(ctx context.Context) error {
 	steps := []func(context.Context) error{
-		a.appraisals, a.updates, a.quarantines, a.cited, a.freshness, a.deviceRecords, a.releases, a.baselines, a.image, a.events,
+		a.appraisals, a.updates, a.quarantines, a.cited, a.freshness, a.deviceRecords, a.successions, a.releases, a.baselines, a.image, a.events,
 		a.proofs,
 	}
 	for _, step := range steps {

@@ -88,6 +88,7 @@ type Limits struct {
 	Events      int
 	Updates     int
 	Devices     int
+	Successions int // ends of attestation keys
 	Quarantines int
 	Baselines   int
 	Past        int // offline targets documents that were replaced; the newest are kept
@@ -95,7 +96,7 @@ type Limits struct {
 }
 
 // DefaultLimits are the limits of a Config that names none.
-var DefaultLimits = Limits{Appraisals: 50_000, Events: 200_000, Updates: 100_000, Devices: 100_000, Quarantines: 50_000, Baselines: 10_000, Past: 64, Bytes: 256 << 20}
+var DefaultLimits = Limits{Appraisals: 50_000, Events: 200_000, Updates: 100_000, Devices: 100_000, Successions: 100_000, Quarantines: 50_000, Baselines: 10_000, Past: 64, Bytes: 256 << 20}
 
 // Config joins the parts of a Service. All but Limits and Log are needed; without a Log the report has no proofs.
 type Config struct {

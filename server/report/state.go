@@ -7,12 +7,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/go-json-experiment/json"
-
 	"github.com/cordon-ota/cordon/artifacts/tufrepo"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/client/api"
-	"github.com/cordon-ota/cordon/server/audit"
 	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/store"
 )
@@ -94,37 +91,8 @@ func (a *assembly) addDevice(ctx context.Context, d fleet.Device) error {
 	}
 	a.devices[d.ID] = true
 	record := api.DeviceRecord{Device: view, EKCertificate: d.EKCertificate, EKPublic: d.EKPublic, AKPublic: d.AKPublic, AdmittedBy: d.AdmittedBy}
-	if record.Successions, err = a.successions(ctx, d.ID); err != nil {
-		return err
-	}
 	a.r.Devices = append(a.r.Devices, record)
 	return nil
-}
-
-// successions are the rotations of a device's attestation key: appraisals from before them are under older keys.
-func (a *assembly) successions(ctx context.Context, device string) ([]api.Succession, error) {
-	var out []api.Succession
-	for after := int64(0); ; {
-		events, err := a.s.c.Store.Events(ctx, store.EventFilter{Subject: device, Types: []string{audit.DeviceAKRotated}}, after, 0)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read the rotations of device %s: %w", device, err)
-		}
-		if len(events) == 0 {
-			return out, nil
-		}
-		for _, e := range events {
-			after = e.Number
-			data, err := audit.DataOf(e.Leaf)
-			if err != nil {
-				return nil, fmt.Errorf("event %d: %w", e.Number, err)
-			}
-			var s api.Succession
-			if err := json.Unmarshal(data, &s); err != nil {
-				return nil, fmt.Errorf("event %d: cannot read a rotation: %w", e.Number, err)
-			}
-			out = append(out, s)
-		}
-	}
 }
 
 // image adds the signed metadata: all roots, what is current, and the offline targets that were current before.

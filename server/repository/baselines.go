@@ -205,7 +205,7 @@ func (s *Service) ListBaselines(ctx context.Context, product, profile string) ([
 		newest, view.Bundles = key, nil
 		out = append(out, view)
 	}
-	return out, nil
+	return out, s.tellSigners(ctx, out)
 }
 
 // Baseline shows one baseline with its bundles: the one with the generation, or the one that is newest when that is 0.
@@ -222,7 +222,9 @@ func (s *Service) Baseline(ctx context.Context, product, profile string, generat
 	}
 	for i, row := range rows {
 		if generation == 0 || row.Generation == generation {
-			return viewBaseline(c, row, i == 0), nil
+			out := []api.Baseline{viewBaseline(c, row, i == 0)}
+			err := s.tellSigners(ctx, out)
+			return out[0], err
 		}
 	}
 	return api.Baseline{}, problem.NotFound("baseline of product " + product + " for profile " + profile)

@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -88,8 +89,14 @@ func TestBaselineSignersReplaceEachOther(t *testing.T) {
 	if err != nil || len(list) != 2 || list[0].State != api.BaselineInForce || list[1].State != api.BaselineSuperseded || list[0].Bundles != nil {
 		t.Errorf("list: %+v, %v", list, err)
 	}
-	if one, err := w.Service.Baseline(t.Context(), "lamp", "board", 1); err != nil || one.State != api.BaselineSuperseded || len(one.Bundles) != 1 {
+	one, err := w.Service.Baseline(t.Context(), "lamp", "board", 1)
+	if err != nil || one.State != api.BaselineSuperseded || len(one.Bundles) != 1 {
 		t.Errorf("generation 1: %+v, %v", one, err)
+	}
+	for _, b := range append(list, one) {
+		if !slices.Equal(b.Signers, []string{"platform-a"}) {
+			t.Errorf("generation %d was signed by %q, want the signer whose signature verified when it was taken in", b.Generation, b.Signers)
+		}
 	}
 	events, err := w.Store.LastEvents(t.Context(), "lamp/board", 10)
 	if err != nil || len(events) != 2 || events[0].Type != audit.BaselineAdded || events[0].Actor != "olga" {

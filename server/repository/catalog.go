@@ -6,6 +6,7 @@
 package repository
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/cordon-ota/cordon/attestation"
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/reference"
+	"github.com/cordon-ota/cordon/server/fleet"
 	"github.com/cordon-ota/cordon/server/rollout"
 )
 
@@ -103,6 +105,35 @@ func (p *Product) Expectation(r *Release, hardwareID string) (attestation.Expect
 		return attestation.Expectation{}, false
 	}
 	return r.Expectation(hardwareID)
+}
+
+// Expects says that a device may have booted the release. The first proof may show whichever published release the device was
+// made with; a recovery release counts as long as the offline policy lists it.
+func (p *Product) Expects(d fleet.Device, r *Release) bool {
+	switch {
+	case d.Proven == "", r.Name == d.Proven, r.Name == d.Offered:
+		return true
+	case r.Statement.Predicate.Recovery:
+		return len(artifacts.CheckRelease(p.Policy, r.Statement.Predicate)) == 0
+	}
+	return false
+}
+
+// Lacks says what is missing to judge a proof of the device, for operators; "" if nothing is. The device hears policy_missing
+// then. Where the release that it has proven is not known, it hears something else (release_lost).
+func (p *Product) Lacks(d fleet.Device) string {
+	if _, ok := p.Baselines[d.Profile]; !ok {
+		return fmt.Sprintf("no baseline of product %s is signed for profile %s", p.Name, d.Profile)
+	}
+	if _, known := p.Release(d.Proven); d.Proven != "" && !known {
+		return ""
+	}
+	for _, r := range p.Releases {
+		if _, ok := p.Expectation(r, d.HardwareID); ok && p.Expects(d, r) {
+			return ""
+		}
+	}
+	return fmt.Sprintf("product %s has no published release whose boot hardware %s could have been expected to measure", p.Name, d.HardwareID)
 }
 
 // gone reports whether an image whose boot is measured was withdrawn, and RevokedBoot cannot name it.

@@ -34,6 +34,7 @@ type Store interface {
 type Baselines interface {
 	CurrentBaselines(ctx context.Context, product string) ([]store.Baseline, error)
 	Baselines(ctx context.Context, product, profile string, limit int) ([]store.Baseline, error)
+	Events(ctx context.Context, f store.EventFilter, after int64, limit int) ([]store.StoredEvent, error)
 }
 
 // Keys are the online keys. The offline root names their public halves.

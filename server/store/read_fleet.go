@@ -117,9 +117,11 @@ func (s *Store) DenialsInForce(ctx context.Context) ([]fleet.Denial, error) {
 	return readAll(ctx, s, "denials", scanDenial, selectDenial+`WHERE lifted_at = 0 ORDER BY at, id`)
 }
 
-// ListDenials returns every denial that ever was, the newest first.
-func (s *Store) ListDenials(ctx context.Context) ([]fleet.Denial, error) {
-	return readAll(ctx, s, "denials", scanDenial, selectDenial+`ORDER BY at DESC, id DESC`)
+// ListDenials returns every denial that ever was, the newest first, those after the one with the id after if that is not
+// empty.
+func (s *Store) ListDenials(ctx context.Context, after string, limit int) ([]fleet.Denial, error) {
+	return readAll(ctx, s, "denials", scanDenial, selectDenial+`WHERE $1 = '' OR (at, id) < (SELECT at, id FROM ek_denials WHERE id = $1)
+		ORDER BY at DESC, id DESC LIMIT $2`, after, limitOf(limit))
 }
 
 // Denial returns a denial by its id, or ErrNotFound.

@@ -144,12 +144,14 @@ type EventFilter struct {
 	To      time.Time // exclusive
 	Subject string
 	Types   []string
+
+	Subjects []string // any of these, at most 500
 }
 
 // Events returns the audit events with a number above after, rising.
 func (s *Store) Events(ctx context.Context, f EventFilter, after int64, limit int) ([]StoredEvent, error) {
-	if len(f.Types) > maxList {
-		return nil, fmt.Errorf("cannot read events of %d types at once", len(f.Types))
+	if len(f.Types) > maxList || len(f.Subjects) > maxList {
+		return nil, fmt.Errorf("cannot read events of %d types and %d subjects at once", len(f.Types), len(f.Subjects))
 	}
 	text := selectEvent + `WHERE number > $1 AND at >= $2 AND at < $3`
 	list := []any{after, micros(f.From), microsEnd(f.To)}
@@ -157,10 +159,16 @@ func (s *Store) Events(ctx context.Context, f EventFilter, after int64, limit in
 		text += fmt.Sprintf(` AND subject = $%d`, len(list)+1)
 		list = append(list, f.Subject)
 	}
-	if len(f.Types) > 0 {
-		text += ` AND type IN (` + placeholdersFrom(len(list)+1, len(f.Types)) + `)`
-		for _, t := range f.Types {
-			list = append(list, t)
+	for _, in := range []struct {
+		column string
+		values []string
+	}{{"subject", f.Subjects}, {"type", f.Types}} {
+		if len(in.values) == 0 {
+			continue
+		}
+		text += ` AND ` + in.column + ` IN (` + placeholdersFrom(len(list)+1, len(in.values)) + `)`
+		for _, v := range in.values {
+			list = append(list, v)
 		}
 	}
 	text += fmt.Sprintf(` ORDER BY number LIMIT $%d`, len(list)+1)

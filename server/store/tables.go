@@ -14,7 +14,7 @@ const deviceColumns = `id, product, hardware_id, profile, lifecycle, standing, t
 	manufacturer, ak_public, ak_name, ak_qualified_signer, tls_public, tls_key, counter_base, enrolled_at, accepted,
 	last_evidence, log_digest, proven, proven_counter, high_counter, proven_at, challenged_at, lease_until, stale_since,
 	offered, offered_counter, offered_at, deadline, counter, last_poll, last_answer, seen_at, segment, epoch, grounds, ek_public,
-	ek_issuers`
+	ek_issuers, ak_forget`
 
 func deviceRow(d *fleet.Device) []column {
 	return []column{
@@ -27,7 +27,7 @@ func deviceRow(d *fleet.Device) []column {
 		timeCol(&d.LeaseUntil), timeCol(&d.StaleSince), textCol(&d.Offered), uintCol(&d.OfferedCounter),
 		timeCol(&d.OfferedAt), timeCol(&d.Deadline), optionalUintCol(&d.Counter), digestCol(&d.LastPoll),
 		bytesCol(&d.LastAnswer), timeCol(&d.SeenAt), textCol(&d.Segment), intCol(&d.Epoch), digestCol(&d.Grounds), bytesCol(&d.EKPublic),
-		jsonCol(&d.EKIssuers, len(d.EKIssuers) == 0),
+		jsonCol(&d.EKIssuers, len(d.EKIssuers) == 0), jsonCol(&d.ForgetKey, len(d.ForgetKey) == 0),
 	}
 }
 

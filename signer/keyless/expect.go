@@ -18,7 +18,7 @@ var (
 	ErrRepository    = errors.New("the server's repository does not verify")
 	ErrNoPolicy      = errors.New("the offline targets role has signed no policy for the product")
 	ErrNoSigners     = errors.New("the product's policy names no baseline signers")
-	ErrKeysOnly      = errors.New("the product's policy names publishers with keys only")
+	ErrKeysOnly      = errors.New("the product's policy has nobody who signs without a key")
 	ErrNoTrustedRoot = errors.New("the offline targets role has signed no " + artifacts.TrustedRootPath)
 	ErrOwnRoot       = errors.New("trusted root file cannot be used")
 )
@@ -79,7 +79,7 @@ func fetch(ctx context.Context, repo Repository, newest int64, product string, n
 		return Expectations{}, err
 	}
 	if !slices.ContainsFunc(e.Policy.Publishers, func(p artifacts.Publisher) bool { return p.KeyPEM == "" }) {
-		return Expectations{}, fmt.Errorf("%w: %q", ErrKeysOnly, product)
+		return Expectations{}, fmt.Errorf("%w: that of %q names %ss with keys only", ErrKeysOnly, product, e.who())
 	}
 	if e.TrustedRoot, ok, err = target(ctx, repo, image, artifacts.TrustedRootPath, provenance.MaxTrustedRootBytes); err != nil {
 		return Expectations{}, err

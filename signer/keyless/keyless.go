@@ -26,7 +26,7 @@ import (
 
 // Errors that a caller tests for.
 var (
-	// ErrIdentity means that the CA's certificate is of no publisher of the policy; nothing was logged.
+	// ErrIdentity means that the CA's certificate is of nobody whom the policy names; nothing was logged.
 	ErrIdentity = provenance.ErrIdentity
 	// ErrRefused means that the bundle was made and does not verify; nothing was uploaded.
 	ErrRefused = errors.New("the new bundle does not verify")
@@ -165,7 +165,7 @@ func (c *checkedCA) GetCertificate(ctx context.Context, pair sign.Keypair, opts 
 	if err != nil {
 		return nil, err
 	}
-	c.signer.cfg.Step(fmt.Sprintf("the certificate is of publisher %q", name))
+	c.signer.cfg.Step(fmt.Sprintf("the certificate is of %s %q", c.signer.cfg.Expect.who(), name))
 	return der, nil
 }
 
@@ -196,13 +196,25 @@ func (e Expectations) refusals(bundle []byte, opts provenance.Options) ([]artifa
 }
 
 func (e Expectations) identify(der []byte) (name string, err error) {
+	identify := provenance.Identify
+	if e.Baseline {
+		identify = provenance.IdentifyBaseline
+	}
 	for _, root := range e.roots() {
-		name, err = provenance.Identify(der, e.one(), provenance.Options{TrustedRootJSON: root})
+		name, err = identify(der, e.one(), provenance.Options{TrustedRootJSON: root})
 		if err != nil {
 			return "", err
 		}
 	}
 	return name, nil
+}
+
+// who is what those are called whom the policy asks for.
+func (e Expectations) who() string {
+	if e.Baseline {
+		return "baseline signer"
+	}
+	return "publisher"
 }
 
 func (e Expectations) one() artifacts.Policy {

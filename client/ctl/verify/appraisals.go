@@ -41,6 +41,9 @@ func (v *verification) devices() {
 		if err := v.device(record); err != nil {
 			v.fail("device %s: %v", id, err)
 		}
+		if len(record.AKPublic) == 0 {
+			continue // forgotten, as device has checked
+		}
 		if twin, twice := keys[digest.Of(record.AKPublic)]; twice { // one TPM would vouch for two devices
 			v.fail("device %s: its attestation key is that of device %s", id, twin)
 		}
@@ -56,18 +59,20 @@ func (v *verification) device(record api.DeviceRecord) error {
 	if got := identity.DeviceIDOf(spki).String(); got != record.Device.ID {
 		return fmt.Errorf("its endorsement key is that of device %s", got)
 	}
-	ak, err := identity.ParsePublic(record.AKPublic)
-	if err != nil {
-		return fmt.Errorf("attestation key: %w", err)
+	if len(record.AKPublic) > 0 {
+		ak, err := identity.ParsePublic(record.AKPublic)
+		if err != nil {
+			return fmt.Errorf("attestation key: %w", err)
+		}
+		if problems := identity.CheckAK(ak); len(problems) > 0 {
+			return errors.New(problems[0].Detail)
+		}
 	}
-	if problems := identity.CheckAK(ak); len(problems) > 0 {
-		return errors.New(problems[0].Detail)
-	}
-	before, err := attestationKeys(record)
+	keys, err := v.attestationKeys(record)
 	if err != nil {
 		return err
 	}
-	v.aks[record.Device.ID] = before
+	v.aks[record.Device.ID] = keys
 	if v.o.EKRoots == nil || len(record.EKCertificate) == 0 {
 		return nil
 	}

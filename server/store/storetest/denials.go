@@ -26,5 +26,12 @@ func keepsDenials(t *testing.T, s *store.Store) {
 	commit(t, s, store.Change{Expect: []store.Expect{{Table: store.Denials, Key: "d-1", Version: 1}}, Writes: []store.Write{store.PutDenial{Denial: key}}})
 	key.Version = 2
 	got(s.DenialsInForce(ctx))(t, "DenialsInForce without the lifted one", []fleet.Denial{firmware})
-	got(s.ListDenials(ctx))(t, "ListDenials", []fleet.Denial{firmware, key})
+	got(s.ListDenials(ctx, "", 0))(t, "ListDenials", []fleet.Denial{firmware, key})
+	same := fleet.Denial{ID: "d-3", Denial: identity.Denial{Key: "11ff", Why: "at the same time"}, By: "ada", At: at(2)}
+	write(t, s, store.PutDenial{Denial: same})
+	same.Version = 1
+	got(s.ListDenials(ctx, "", 1))(t, "the first page", []fleet.Denial{same})
+	got(s.ListDenials(ctx, "d-3", 1))(t, "the second page", []fleet.Denial{firmware})
+	got(s.ListDenials(ctx, "d-2", 2))(t, "the last page", []fleet.Denial{key})
+	got(s.ListDenials(ctx, "d-1", 2))(t, "after the last page", []fleet.Denial(nil))
 }

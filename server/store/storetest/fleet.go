@@ -56,6 +56,7 @@ func fullDevice(id string) fleet.Device {
 	d.Segment, d.Epoch = fleet.Production, math.MaxInt64
 	d.Grounds = sum("grounds", id)
 	d.EKPublic, d.EKIssuers = []byte{0x30, 1}, []string{"00ff", "aa"}
+	d.ForgetKey = []fleet.KeyVoice{{Person: "ada", Why: "'ü' \x00", At: at(8)}, {Person: "bob", At: at(9)}}
 	return d
 }
 

@@ -196,6 +196,7 @@ func findsEvents(t *testing.T, s *store.Store) {
 	got(s.Events(ctx, store.EventFilter{Types: []string{"type.0", "type.2"}}, 1, 2))(t, "types, page", pick(3, 4))
 	got(s.Events(ctx, store.EventFilter{From: at(2), To: at(4)}, 0, 0))(t, "period", pick(3, 4))
 	got(s.Events(ctx, store.EventFilter{Subject: "s0", Types: []string{"type.1"}}, 0, 0))(t, "both", pick(5))
+	got(s.Events(ctx, store.EventFilter{Subjects: []string{"s1", "s9"}, Types: []string{"type.1", "type.2"}}, 0, 0))(t, "subjects and types", pick(2, 6))
 	got(s.LastEvents(ctx, "s0", 2))(t, "LastEvents", pick(5, 3))
 	got(s.LastEvents(ctx, "", 2))(t, "LastEvents of all", pick(6, 5))
 }
