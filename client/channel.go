@@ -115,7 +115,7 @@ func (m *meter) Read(b []byte) (int, error) {
 func (d *dialer) open(ctx context.Context) (*channel, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.client.cfg.Timeout)
 	defer cancel()
-	conn, err := d.client.handshake(ctx, d.server, d.config)
+	conn, err := d.client.handshake(ctx, "the server", d.server, d.config)
 	if err != nil {
 		return nil, err
 	}

@@ -15,11 +15,11 @@ const maxLater = 4
 // handshake reaches a host and agrees on TLS at the device's time. That time is never too late by the device's own doing,
 // and may be years too early, on a board without a clock: a certificate that is not valid yet says no more than that. It is
 // asked again at the first moment at which that certificate is valid, for this connection alone, and then every certificate
-// has to be. A later moment never revives a certificate that has ended.
-func (c *Client) handshake(ctx context.Context, host string, config *tls.Config) (*tls.Conn, error) {
+// has to be. A later moment never revives a certificate that has ended. who is the host in words.
+func (c *Client) handshake(ctx context.Context, who, host string, config *tls.Config) (*tls.Conn, error) {
 	at := c.now()
 	for again := 0; ; again++ {
-		conn, err := c.handshakeAt(ctx, host, config, at)
+		conn, err := c.handshakeAt(ctx, who, host, config, at)
 		later, ok := notYetValid(err, at)
 		if !ok || again == maxLater {
 			return conn, err
@@ -28,17 +28,17 @@ func (c *Client) handshake(ctx context.Context, host string, config *tls.Config)
 	}
 }
 
-func (c *Client) handshakeAt(ctx context.Context, host string, config *tls.Config, at time.Time) (*tls.Conn, error) {
+func (c *Client) handshakeAt(ctx context.Context, who, host string, config *tls.Config, at time.Time) (*tls.Conn, error) {
 	raw, err := c.cfg.Dial(ctx, "tcp", host)
 	if err != nil {
-		return nil, fmt.Errorf("cannot reach %s: %w", host, err)
+		return nil, fmt.Errorf("cannot reach %s: %w", who, err)
 	}
 	config = config.Clone()
 	config.Time = func() time.Time { return at }
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
-		return nil, fmt.Errorf("cannot agree on TLS with %s: %w", host, doubtClock(err))
+		return nil, fmt.Errorf("cannot agree on TLS with %s: %w", who, doubtClock(err))
 	}
 	return conn, nil
 }

@@ -124,7 +124,7 @@ func (g *download) dial(ctx context.Context, u *url.URL, download wire.Download)
 	if err != nil {
 		return nil, err
 	}
-	return g.client.handshake(ctx, download.Host, &tls.Config{
+	return g.client.handshake(ctx, download.Host, download.Host, &tls.Config{
 		MinVersion: tls.VersionTLS12, RootCAs: pool, ServerName: u.Hostname(), NextProtos: []string{"http/1.1"},
 	})
 }
