@@ -37,7 +37,7 @@ test-interop *args:
     go test -tags interop -timeout 40m {{ args }} ./conformance/interop ./conformance/vectors ./conformance/bench ./artifacts/s3store
     go test -tags interop -timeout 40m -run MinIO {{ args }} ./conformance/parts
 
-# all scenarios of the machine under test: real firmware, TPM, boot loader and kernel (tests with the build tag device); about ten minutes on two quiet cores
+# all scenarios of the machine under test: real firmware, TPM, boot loader and kernel (tests with the build tag device); more than an hour on two cores
 test-device *args:
     go test -tags device -timeout 120m -v {{ args }} ./conformance/device
 

@@ -40,6 +40,16 @@ func (c *Client) now() time.Time {
 	return at
 }
 
+// clockRight reports whether nothing that was signed contradicts the system clock: it is not behind the device's time, and not
+// after the end of the newest verified timestamp. Other programs of the device have that clock alone.
+func (c *Client) clockRight() bool {
+	at := c.cfg.Now()
+	return !at.Before(c.now().Add(-clockSlack)) && !at.After(c.trust.timestampEnd())
+}
+
+// clockSlack is how far the TPM's clock may run ahead between two polls.
+const clockSlack = time.Hour
+
 // maxAdvance bounds how far the TPM clock moves a floor: ten years, in milliseconds.
 const maxAdvance = 10 * 365 * 24 * 3600 * 1000
 

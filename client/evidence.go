@@ -67,7 +67,13 @@ func (c *Client) readRunning(ctx context.Context) error {
 
 // keep says that this boot of the default slot was a good one where the boot loader counts those, too: the agent runs. A
 // trial is left to Commit. What fails is tried again in the next round.
+//
+// A device whose TPM has agreed on a counter base has enrolled. Where its state does not say so, its disk is lost, or is not
+// there because this release does not find it: a trial would look like any other boot, so the server has to answer first.
 func (c *Client) keep(ctx context.Context) {
+	if c.anchor != nil && !c.state.Enrolled {
+		return
+	}
 	for i := range c.running {
 		r := &c.running[i]
 		keeper, ok := r.installer.(installer.Keeper)

@@ -84,7 +84,7 @@ func TestForgottenKeySurvivesEveryCrash(t *testing.T) {
 	}
 }
 
-// A server that forgets the key again and again is asked later and later, and costs one enrollment each time.
+// A server that forgets the key again and again is asked later and later, and costs two enrollments each time at most.
 func TestServerThatKnowsNoKeyForEverIsNotHammered(t *testing.T) {
 	t.Parallel()
 	d := newDevice(t)

@@ -74,3 +74,43 @@ func TestBootLoaderDoesNotHearOfATrial(t *testing.T) {
 		t.Errorf("after the commit the boot loader was told %d times, want once", k.kept)
 	}
 }
+
+// A release that does not find the device's disk has neither state nor the note of what runs on trial. It is kept when it can
+// reach the server, and not before: else nothing would bring the slot back that worked.
+func TestBootLoaderDoesNotHearOfABootWithoutItsDisk(t *testing.T) {
+	t.Parallel()
+	d := newDevice(t)
+	k, away := &keeping{}, errors.New("the network is down")
+	var down error
+	d.cfg = func(c *client.Config) {
+		k.Installer = c.Installers[0]
+		c.Installers = []installer.Installer{k}
+		c.Dial = func(ctx context.Context, network, host string) (net.Conn, error) {
+			if down != nil {
+				return nil, down
+			}
+			return (&net.Dialer{}).DialContext(ctx, network, host)
+		}
+	}
+	d.restart()
+	d.enroll()
+	d.state, down, k.kept = t.TempDir(), away, 0
+	d.boot()
+	for range 2 {
+		if _, err := d.client.Step(t.Context()); !errors.Is(err, away) {
+			t.Fatalf("Step = %v, want %v", err, away)
+		}
+	}
+	if k.kept != 0 {
+		t.Errorf("the boot loader was told %d times that the boot is good, want 0", k.kept)
+	}
+	down = nil
+	for range 2 {
+		if _, err := d.client.Step(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if k.kept != 1 {
+		t.Errorf("with the server there the boot loader was told %d times, want once", k.kept)
+	}
+}

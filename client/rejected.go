@@ -27,12 +27,13 @@ func (r rejection) text(what string) string {
 // notInstalled notes that an installer did not take an image. Trouble that passes is an error, and the installation is tried
 // again in the next round, later and later. What went wrong in another way has maxFailures tries, and a refusal of the image
 // itself is the last word: nothing of the release stays named for a boot then, and it is not tried again before the director
-// has offered something else.
+// has offered something else. As long as the clock is wrong a refusal is none: installers verify certificates by it, and not
+// every one says that this was why.
 func (c *Client) notInstalled(ctx context.Context, installers []installer.Installer, j journal, p journalPart, err error) ([]Refusal, error) {
 	name := artifacts.ReleaseName(j.Product, j.Version)
 	told := fmt.Errorf("cannot install %s of %s: %w", p.Component, name, err)
 	refused := errors.Is(err, installer.ErrRefused)
-	if ctx.Err() != nil || !refused && !errors.Is(err, installer.ErrFailed) {
+	if ctx.Err() != nil || refused && !c.clockRight() || !refused && !errors.Is(err, installer.ErrFailed) {
 		c.tellOnce(ctx, told)
 		return nil, told
 	}

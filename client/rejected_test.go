@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cordon-ota/cordon/attestation/reason"
 	"github.com/cordon-ota/cordon/client"
@@ -20,11 +21,16 @@ type choosy struct {
 	step  string // "prepare", "activate"; "after activate": when the slot is named for the boot already
 	says  error
 	tried int
+
+	before func() // what happens before it judges
 }
 
 func (c *choosy) at(step string) error {
 	if c.step != step || c.says == nil {
 		return nil
+	}
+	if c.before != nil {
+		c.before()
 	}
 	c.tried++
 	return fmt.Errorf("rauc install: exit status 1: %w", c.says)
@@ -172,4 +178,41 @@ func TestImageThatIsOfferedAgainIsTriedAgain(t *testing.T) {
 	d.check()
 	d.server.offer(d.client.DeviceID().String(), &rel)
 	d.wantGivenUp(c, 2)
+}
+
+// Whoever can set a device's clock, or keep it from being set, must not bring it to give up a good release: installers verify
+// certificates by that clock, and SWUpdate does not even say so.
+func TestImageIsNotGivenUpWhileTheClockIsWrong(t *testing.T) {
+	t.Parallel()
+	for name, wrong := range map[string]time.Time{
+		"never set":       time.Unix(0, 0),
+		"behind":          start.Add(-2 * time.Hour),
+		"ahead meanwhile": start.AddDate(30, 0, 0),
+		"right":           start,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d, c := newChoosy(t, "activate", installer.ErrRefused)
+			if r, err := d.client.Step(t.Context()); err != nil || r.Verdict == "" {
+				t.Fatalf("Step = %+v, %v", r, err)
+			}
+			d.publish("1.1.0", 3, randomImage(t, 1000))
+			c.before = func() { d.now = wrong }
+			for range 4 {
+				d.now = start
+				if wrong.Before(start) {
+					d.now = wrong
+				}
+				r, err := d.client.Step(t.Context())
+				if gaveUp := err == nil; gaveUp != wrong.Equal(start) {
+					t.Fatalf("Step = %+v, %v", r, err)
+				}
+			}
+			if wrong.Equal(start) {
+				return
+			}
+			d.now, c.before = start, nil
+			d.wantGivenUp(c, c.tried+1)
+		})
+	}
 }

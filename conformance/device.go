@@ -7,7 +7,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cordon-ota/cordon/conformance/device"
-	"github.com/cordon-ota/cordon/conformance/parts"
 )
 
 // deviceCommand runs a machine under test against any server.
@@ -32,8 +31,8 @@ func deviceCommand() *cobra.Command {
 		},
 	}
 	up.Flags().StringVar(&o.Trust, "trust", "", "trust bundle `FILE` of the server, from 'cordonctl provision'; needed to build")
-	up.Flags().StringVar(&o.Version, "release", "1", "`VERSION` of the image that a new machine leaves the factory with")
-	up.Flags().StringVar((*string)(&o.Arch), "arch", string(parts.AMD64), "architecture of a new machine: amd64, or arm64")
+	up.Flags().StringVar(&o.Version, "release", "", "`VERSION` of the image that a new machine leaves the factory with (default 1)")
+	up.Flags().StringVar((*string)(&o.Arch), "arch", "", "architecture of a new machine: amd64, or arm64 (default amd64)")
 	up.Flags().BoolVar(&o.OwnKeys, "own-keys", false, "a new machine has Secure Boot with keys of its own")
 	up.Flags().BoolVar(&o.Direct, "direct", false, "a new machine has no boot loader, and takes no updates")
 	root.AddCommand(up, deviceImage(bench), deviceConsole(bench), deviceDown(bench), deviceBreak(bench))
@@ -59,7 +58,7 @@ func deviceImage(bench func() (*device.Bench, error)) *cobra.Command {
 
 func deviceConsole(bench func() (*device.Bench, error)) *cobra.Command {
 	return &cobra.Command{
-		Use: "console", Short: "The running machine's serial console: restart, off, pause, resume, kill, env NAME=VALUE, pcrs, ls FOLDER, sh LINE", Args: cobra.NoArgs,
+		Use: "console", Short: "The running machine's serial console: " + device.ConsoleCommands, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			b, err := bench()
 			if err != nil {

@@ -47,6 +47,9 @@ func run(ctx context.Context, args []string) int {
 	switch {
 	case err == nil:
 		return exitOK
+	case ctx.Err() != nil:
+		fmt.Fprintf(os.Stderr, "conformance: interrupted: %v\nhint: run the same command again\n", err)
+		return exitUndecided
 	case errors.Is(err, demo.ErrFailed):
 		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: the step that failed is in the table; run again with --keep to look around\n", err)
 		return exitFailed
@@ -68,23 +71,26 @@ func run(ctx context.Context, args []string) int {
 	case errors.Is(err, device.ErrTrust):
 		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: 'cordonctl provision' writes a trust bundle; give it with --trust FILE\n", err)
 		return exitUsage
+	case errors.Is(err, device.ErrBuilt):
+		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: leave the flags about a new machine away, or choose another folder with --dir, or remove this one\n", err)
+		return exitUsage
 	case errors.Is(err, device.ErrBreak):
-		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: 'go run ./conformance device break' lists what there is\n", err)
+		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: 'conformance device break' without a name lists what there is\n", err)
 		return exitUsage
 	case errors.Is(err, device.ErrRunning):
-		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: switch it off first: go run ./conformance device down\n", err)
+		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: switch it off first: 'conformance device down' with the same --dir\n", err)
 		return exitUndecided
 	case errors.Is(err, device.ErrNotRunning), errors.Is(err, device.ErrNoMachine):
-		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: switch one on: go run ./conformance device up --trust FILE\n", err)
+		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: 'conformance device up' switches one on; it lies in the folder that --dir names\n", err)
 		return exitUndecided
 	case errors.Is(err, parts.ErrMissing):
 		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: install what is named above and run the same command again\n", err)
 		return exitUndecided
-	case errors.Is(err, demo.ErrSetup), errors.Is(err, context.Canceled):
+	case errors.Is(err, demo.ErrSetup):
 		fmt.Fprintf(os.Stderr, "conformance: %v\nhint: nothing was judged yet; correct what the message names and run the same command again\n", err)
 		return exitUndecided
 	}
-	fmt.Fprintf(os.Stderr, "conformance: %v\nhint: run conformance --help\n", err)
+	fmt.Fprintf(os.Stderr, "conformance: %v\nhint: run conformance --help, or the command that failed with --help\n", err)
 	return exitUsage
 }
 

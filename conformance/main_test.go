@@ -8,7 +8,7 @@ func TestMistakesAreUsageErrors(t *testing.T) {
 	t.Parallel()
 	for name, args := range map[string][]string{
 		"unknown command": {"nonsense"}, "unknown flag": {"demo", "--nonsense"}, "argument": {"demo", "twice"},
-		"no trust bundle": {"device", "up", "--dir", t.TempDir()}, "unknown break": {"device", "break", "the law", "--dir", t.TempDir()},
+		"no trust bundle": {"device", "up", "--dir", t.TempDir()}, "no file with a trust bundle": {"device", "up", "--dir", t.TempDir(), "--trust", "nowhere"}, "unknown break": {"device", "break", "the law", "--dir", t.TempDir()},
 	} {
 		if got := run(t.Context(), args); got != exitUsage {
 			t.Errorf("%s: exit %d, want %d", name, got, exitUsage)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cordon-ota/cordon/attestation/digest"
 	"github.com/cordon-ota/cordon/attestation/eventlog"
+	"github.com/cordon-ota/cordon/attestation/evidencetest"
 )
 
 // tell writes a change as PCR, what was, what is.
@@ -86,5 +87,30 @@ func TestChangesOfARecordedUpdate(t *testing.T) {
 		if found[pcr] != want {
 			t.Errorf("PCR %d changed: %v, want %v", pcr, found[pcr], want)
 		}
+	}
+}
+
+// Two logs of strangers, as long as logs may be and different in the most expensive way, cost no more than one log does.
+func TestChangesOfHostileLogsAreBounded(t *testing.T) {
+	long := func(pcrs, each int, label string) eventlog.Log {
+		l := evidencetest.NewLog()
+		for pcr := range pcrs {
+			for i := range each {
+				l.AddHashed(pcr, eventlog.TypeIPL, fmt.Append(nil, label, i))
+			}
+		}
+		log, err := eventlog.Parse(l.Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return log
+	}
+	for name, shape := range map[string][2]int{"one register": {1, 4095}, "at the bound of what is aligned": {7, 512}, "every register": {23, 170}} {
+		was, is := long(shape[0], shape[1], "a"), long(shape[0], shape[1], "b")
+		evidencetest.Bounded(t, 2*len(name), func() {
+			if got := eventlog.Changes(was, is, 64); len(got) != 64 {
+				t.Errorf("%s: %d changes", name, len(got))
+			}
+		})
 	}
 }

@@ -7,6 +7,7 @@ var (
 	Main         = main
 	DecodeConfig = decodeConfig
 	Plain        = plain
+	ShowWhy      = showWhy
 	DecodeBundle = decodeBundle
 
 	ErrNothingExpected = errNothingExpected

@@ -85,6 +85,9 @@ func showChanges(w io.Writer, c api.BootChanges) {
 	for _, change := range c.Changes {
 		fmt.Fprintf(w, "PCR %d\n   before: %s\n   now:    %s\n", change.PCR, measured(change.Before), measured(change.After))
 	}
+	if len(c.Changes) == 0 {
+		fmt.Fprintln(w, "nothing, say the event logs of both; what is expected of it may have changed since")
+	}
 }
 
 func measured(what string) string {

@@ -38,7 +38,7 @@ type brought struct {
 // ledger remembers bundles.
 type ledger struct {
 	Slots map[string]brought `json:"slots,omitempty"` // proven ones, by slot
-	From  string             `json:"from,omitempty"`  // the slot that ran when Next was installed
+	From  string             `json:"from,omitempty"`  // the slot that ran at the last installation that was not proven
 	Next  *brought           `json:"next,omitempty"`
 }
 
@@ -161,6 +161,13 @@ func (l ledger) runs(slot string) brought {
 // trial reports whether slot runs what was installed from another one and is not proven yet.
 func (l ledger) trial(slot string) bool { return l.Next != nil && slot != l.From }
 
+// unproven reports whether slot runs what was begun from another one and never proven: a trial, or an installation that was
+// given up and took place all the same.
+func (l ledger) unproven(slot string) bool {
+	_, proven := l.Slots[slot]
+	return l.trial(slot) || l.From != "" && slot != l.From && !proven
+}
+
 // begin notes a bundle before it is installed.
 func (l ledger) begin(slot string, image Image) ledger {
 	kept := map[string]brought{}
@@ -184,13 +191,17 @@ func (l ledger) proven(slot string) ledger {
 
 // refused forgets a bundle that the program refused by itself, and judges err: what the other slot holds is not known then,
 // and if that slot boots one day, nobody must say that it runs the bundle. A program that was killed says nothing about it:
-// a service may go on with its work.
-func (s spool) refused(err error, refusals []string) error {
+// a service may go on with its work. One that is at work already does so with what was begun before.
+func (s spool) refused(err error, refusals []string, before ledger) error {
 	if !ended(err) {
 		return err
 	}
-	return errors.Join(judge(err, refusals), s.write(s.read().abandoned()))
+	after := s.read().abandoned()
+	if says(err, []string{atWork}) {
+		after = before
+	}
+	return errors.Join(judge(err, refusals), s.write(after))
 }
 
-// abandoned notes that nothing is under way.
-func (l ledger) abandoned() ledger { return ledger{Slots: l.Slots} }
+// abandoned notes that nothing is under way. From stays: what another slot has was not proven.
+func (l ledger) abandoned() ledger { return ledger{Slots: l.Slots, From: l.From} }

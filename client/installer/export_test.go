@@ -20,6 +20,7 @@ var (
 	SWUpdateSays    = swupdateSays
 	ErrSWUpdate     = errSWUpdate
 	ErrNoService    = errNoService
+	ErrUntold       = errUntold
 )
 
 // MaxAnswer bounds what a program may answer.

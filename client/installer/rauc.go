@@ -32,6 +32,7 @@ func openRAUC(arg string) (*RAUC, error) {
 	if err != nil {
 		return nil, err
 	}
+	t.cause = raucCause
 	if conf := options["conf"]; conf != "" {
 		t.args = []string{"--conf=" + conf}
 	}
@@ -85,8 +86,17 @@ func (r *RAUC) activate(ctx context.Context, image Image) error {
 		return err
 	}
 	_, err = r.rauc.ask(ctx, workTimeout, nil, "install", r.spool.bundle())
-	return r.spool.refused(err, raucRefusals)
+	if ended(err) && !says(err, []string{raucCause}) {
+		err = fmt.Errorf("%w: %w", errUntold, err)
+	}
+	return r.spool.refused(err, raucRefusals, l)
 }
+
+// raucCause begins the line in which RAUC's program says why an installation failed. The program ends when it hears that there
+// is an end, and may do so before it hears why: then nobody knows, and a full disk must not count as an image that fails.
+const raucCause = "LastError: "
+
+var errUntold = errors.New("RAUC did not say why")
 
 // raucRefusals are what RAUC says of a bundle that it will never install.
 var raucRefusals = []string{"signature verification failed", "Invalid bundle", "Compatible mismatch"}
@@ -102,10 +112,11 @@ func (r *RAUC) Running(ctx context.Context) (Boot, error) {
 	return Boot{Slot: slot, Trial: l.trial(slot), SHA256: b.SHA256, Length: b.Length}, nil
 }
 
-// Keep marks the running slot as good again: RAUC's boot loaders count every boot.
+// Keep marks the running slot as good again, unless it has something that was never proven: RAUC's boot loaders count every
+// boot.
 func (r *RAUC) Keep(ctx context.Context) error {
 	slot, err := r.booted(ctx)
-	if err == nil && !r.spool.read().trial(slot) {
+	if err == nil && !r.spool.read().unproven(slot) {
 		err = r.mark(ctx, "mark-good", "booted")
 	}
 	if err != nil {

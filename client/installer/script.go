@@ -29,7 +29,8 @@ import (
 //
 // Each gets {"component", "sha256", "length"} of the image on standard input ({} where there is none), no arguments, and
 // a minute (two hours for activate). It exits 0 when it is done, 75 when a trial runs and no slot is free, 65 (prepare and
-// activate) when it will never take this image, and otherwise with its reason on standard error. Each may be called again after a power cut and then ends in the same state.
+// activate) when it will never take this image, and otherwise with its reason on standard error. Each may be called again
+// after a power cut and then ends in the same state.
 type Script struct {
 	hooks hooks
 }
@@ -174,14 +175,14 @@ type bootAnswer struct {
 // errHook is returned for what cannot be run.
 var errHook = errors.New("it must be an executable file")
 
-// find returns a hook that nobody but root and the agent's own user can replace: it runs with the agent's rights. Of a link,
-// both ends are judged.
+// find returns a hook that nobody but root and the agent's own user can replace, nor make the way to it lead elsewhere: it runs
+// with the agent's rights. No sticky bit excuses the folder of the hook, or that of the file behind a link.
 func (h hooks) find(name string) (tool, error) {
 	path, err := filepath.Abs(filepath.Join(h.dir, name))
 	if err != nil {
 		return tool{}, err
 	}
-	file, err := filepath.EvalSymlinks(path)
+	file, err := reach(path, os.Geteuid())
 	if err != nil {
 		return tool{}, err
 	}
@@ -198,24 +199,6 @@ func (h hooks) find(name string) (tool, error) {
 		}
 	}
 	return tool{path: path}, nil
-}
-
-// errOwner is returned for a hook that others could replace, or a folder where they could.
-var errOwner = errors.New("others may write it")
-
-// owned refuses a file or folder that anybody but root and the user self may write.
-func owned(path string, self int) error {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return fmt.Errorf("%q: %w", path, err)
-	}
-	if int64(st.Uid) != 0 && int64(st.Uid) != int64(self) {
-		return fmt.Errorf("%q belongs to user %d: %w; run 'chown root' on it", path, st.Uid, errOwner)
-	}
-	if st.Mode&0o022 != 0 {
-		return fmt.Errorf("%q has mode %#o: %w; run 'chmod go-w' on it", path, st.Mode&0o7777, errOwner)
-	}
-	return nil
 }
 
 // call runs a hook with an image on its standard input.

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 )
 
@@ -95,10 +98,12 @@ func (s *SWUpdate) activate(ctx context.Context, image Image) error {
 	if err != nil {
 		return err
 	}
-	if err := s.spool.write(s.spool.read().begin(a.Slot, image)); err != nil {
+	l := s.spool.read()
+	if err := s.spool.write(l.begin(a.Slot, image)); err != nil {
 		return err
 	}
-	return s.spool.refused(s.swupdate.watch(ctx, workTimeout, swupdateSays, append(args, "--image", s.spool.bundle())...), swupdateRefusals)
+	err = s.swupdate.watch(ctx, workTimeout, swupdateSays, append(args, "--image", s.spool.bundle())...)
+	return s.spool.refused(err, swupdateRefusals, l)
 }
 
 // swupdateRefusals are what SWUpdate says of an image that it will never install.
@@ -107,7 +112,7 @@ var swupdateRefusals = []string{"Authentication of all signatures failed", "Sign
 
 // selection asks the hook select, if there is one.
 func (s *SWUpdate) selection(ctx context.Context, image Image) ([]string, error) {
-	if _, err := s.hooks.find("select"); err != nil {
+	if _, err := os.Lstat(filepath.Join(s.hooks.dir, "select")); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil // it is optional
 	}
 	b, err := s.hooks.call(ctx, "select", image)

@@ -31,8 +31,9 @@ const (
 // tool is a program of others that does an installer's work. It runs in a process group of its own, which is killed when
 // its time is up or the caller gives up, with whatever it has started.
 type tool struct {
-	path string
-	args []string // before those of each call
+	path  string
+	args  []string // before those of each call
+	cause string   // how the line of its output begins that says what went wrong; empty: its last words say it
 }
 
 // findTool looks a program up, in PATH if it is no path.
@@ -118,6 +119,7 @@ func (t tool) watch(ctx context.Context, limit time.Duration, judge func(line st
 
 // failed says what went wrong, with the last words of the program.
 func (t tool) failed(ctx context.Context, err error, limit time.Duration, args []string, said *lastWords) error {
+	said.only(t.cause)
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return fmt.Errorf("%s took longer than %v and was killed: %w: %s", t.call(args), limit, ctx.Err(), said)
 	}
@@ -141,14 +143,17 @@ func ended(err error) bool {
 }
 
 // passing are what programs say of trouble that may pass by itself: a disk that is full, a service that is not there, a clock
-// that is not set yet.
+// that is wrong. Whoever sets a device's clock must not bring it to give up a good image for good.
 var passing = []string{"No space left on device", "Not enough free space", "Disk quota exceeded", "Read-only file system", "Cannot allocate memory",
-	"D-Bus error", "GDBus.Error", "Error creating proxy", "Already processing", "not yet valid"}
+	"D-Bus error", "GDBus.Error", "Error creating proxy", atWork, "not yet valid", "certificate has expired"}
+
+// atWork is what a service says that goes on with an installation of before.
+const atWork = "Already processing"
 
 // judge tells an image that is refused for good, in one of the texts of refusals, from an installation that went wrong and from
 // trouble that passes.
 func judge(err error, refusals []string) error {
-	if !ended(err) || says(err, passing) {
+	if !ended(err) || errors.Is(err, errUntold) || says(err, passing) {
 		return err
 	}
 	if says(err, refusals) {
@@ -191,6 +196,24 @@ func (l *lastWords) Write(p []byte) (int, error) {
 }
 
 func (l *lastWords) line(p []byte) { _, _ = l.Write(append(p[:len(p):len(p)], '\n')) }
+
+// only forgets all but the last line that begins with cause. Where there is none, it forgets what GLib logs, with the time of
+// each: the same trouble is to be told once, so it has to be one text.
+func (l *lastWords) only(cause string) {
+	if cause == "" {
+		return
+	}
+	lines := bytes.Split(l.b, []byte("\n"))
+	for _, line := range slices.Backward(lines) {
+		if bytes.HasPrefix(line, []byte(cause)) {
+			l.b = line
+			return
+		}
+	}
+	l.b = bytes.Join(slices.DeleteFunc(lines, func(line []byte) bool {
+		return bytes.Contains(line, []byte("-Message: ")) || bytes.Contains(line, []byte("-WARNING **: ")) || bytes.Contains(line, []byte("-CRITICAL **: "))
+	}), []byte("\n"))
+}
 
 // String is what may be printed of it, on one line.
 func (l *lastWords) String() string {

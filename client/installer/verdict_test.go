@@ -46,7 +46,10 @@ func wantVerdict(t *testing.T, m installertest.Machine, image []byte, what, want
 	if err := errors.Join(err, s.Sync(), s.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if err = in.Activate(t.Context(), describe(image)); kindOf(err) != want {
+	if err = in.Activate(t.Context(), describe(image)); errors.Is(err, installer.ErrUntold) && kindOf(err) == passing {
+		err = in.Activate(t.Context(), describe(image)) // the client asks again, too
+	}
+	if kindOf(err) != want {
 		t.Errorf("%s: %s, want %s: %v", what, kindOf(err), want, err)
 	}
 }

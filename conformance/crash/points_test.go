@@ -92,6 +92,7 @@ func TestEveryCrashIsSurvived(t *testing.T) {
 		for name, world := range map[string]func(*testing.T, *ledger){
 			"agent": agentCrashes, "devices": deviceCrashes, "publishing": publishCrashes, "signer": signerCrashes,
 			"sweep": sweepCrashes, "first start": firstStartCrashes, "network": networkCrashes, "log": logCrashes, "keeping": keepingCrashes,
+			"keys": keyCrashes,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()

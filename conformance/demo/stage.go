@@ -48,7 +48,11 @@ type Stage struct {
 func NewStage(t testing.TB, c StageConfig) *Stage {
 	t.Helper()
 	var out bytes.Buffer
-	opt := Options{Dir: filepath.Join(t.TempDir(), "work"), Bin: c.Bin, Postgres: c.Postgres != "", postgresDir: c.Postgres, Out: &out, Log: t.Output(), times: c.Times, config: c.Config, S3: c.S3, names: c.Names, listen: c.Listen, enter: c.Enter}
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask is: agents run no hooks behind a folder that others may write
+		t.Fatal(err)
+	}
+	opt := Options{Dir: filepath.Join(dir, "work"), Bin: c.Bin, Postgres: c.Postgres != "", postgresDir: c.Postgres, Out: &out, Log: t.Output(), times: c.Times, config: c.Config, S3: c.S3, names: c.Names, listen: c.Listen, enter: c.Enter}
 	w, err := setStage(t.Context(), opt)
 	if err != nil {
 		t.Fatalf("setStage: %v", err)

@@ -52,7 +52,7 @@ func badReleases(t *testing.T, n *narrator) string {
 	}
 	f.Publish("4")
 	f.WaitSeen(bounded(t), m, id, "the proof of the good release", proven("4"))
-	n.saw("versions booted, as far as their first process came: %s", bootedVersions(t, m))
+	n.saw("versions booted, as far as their first process came: %s", bootsAfter(t, m, 0))
 	must(t, m.PowerOff(bounded(t)))
 	f.Stage.Report()
 	return strings.Join([]string{

@@ -67,7 +67,7 @@ func TestTamperedMachineBootsAndMeasuresIt(t *testing.T) {
 func bareMachine(t *testing.T, ctx context.Context) *device.Machine {
 	t.Helper()
 	dir := t.TempDir()
-	programs, err := device.BuildPrograms(ctx, dir)
+	programs, err := device.BuildPrograms(ctx, parts.AMD64, dir)
 	must(t, err)
 	image := filepath.Join(dir, "1.efi")
 	must(t, device.BuildImage(ctx, device.ImageSpec{Version: "1", Programs: programs, Trust: []byte("{}"), Out: image}))

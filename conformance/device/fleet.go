@@ -97,6 +97,14 @@ func listenForMachines() (net.Listener, error) {
 	return machineListener{l}, nil
 }
 
+// For is the same fleet for a part of the test that made it: what goes wrong is that part's failure, and machines that
+// are made in it end with it.
+func (f *Fleet) For(t testing.TB) *Fleet {
+	part := *f
+	part.t, part.Stage = t, f.Stage.For(t)
+	return &part
+}
+
 func (f *Fleet) must(err error) {
 	f.t.Helper()
 	if err != nil {
@@ -107,7 +115,7 @@ func (f *Fleet) must(err error) {
 // prepare builds the programs, takes the trust bundle and makes the owner's keys.
 func (f *Fleet) prepare(ctx context.Context) error {
 	var err error
-	if f.Programs, err = BuildProgramsFor(ctx, f.cfg.Arch, f.dir, f.cfg.Tags); err != nil {
+	if f.Programs, err = BuildPrograms(ctx, f.cfg.Arch, f.dir, f.cfg.Tags); err != nil {
 		return err
 	}
 	if f.trust, err = os.ReadFile(f.Stage.Path("trust.json")); err != nil {
@@ -163,7 +171,7 @@ func (f *Fleet) Build(version string, change func(*ImageSpec)) string {
 	return spec.Out
 }
 
-// Publish publishes a version that Build made, and returns exit code and output of cordon-sign.
+// Publish publishes a version that Build made.
 func (f *Fleet) Publish(version string, more ...string) {
 	f.t.Helper()
 	if code, out := f.TryPublish(version, more...); code != 0 {
@@ -171,7 +179,7 @@ func (f *Fleet) Publish(version string, more ...string) {
 	}
 }
 
-// TryPublish is Publish that may be refused.
+// TryPublish is Publish that may be refused; it returns exit code and output of cordon-sign.
 func (f *Fleet) TryPublish(version string, more ...string) (int, string) {
 	f.t.Helper()
 	component := "system=" + f.images[version] + ",hw=" + f.hardware() + ",installer=uki"

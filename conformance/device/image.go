@@ -19,14 +19,9 @@ type Programs struct {
 	Agent string
 }
 
-// BuildPrograms builds the programs of this repository into dir, with build tags. It works below the repository's folder
-// only.
-func BuildPrograms(ctx context.Context, dir string, tags ...string) (Programs, error) {
-	return BuildProgramsFor(ctx, parts.AMD64, dir, tags...)
-}
-
-// BuildProgramsFor is BuildPrograms for machines of an architecture.
-func BuildProgramsFor(ctx context.Context, arch parts.Arch, dir string, tags ...string) (Programs, error) {
+// BuildPrograms builds the programs of this repository into dir for machines of an architecture, by default parts.AMD64,
+// with build tags. It works below the repository's folder only.
+func BuildPrograms(ctx context.Context, arch parts.Arch, dir string, tags ...string) (Programs, error) {
 	if arch == "" {
 		arch = parts.AMD64
 	}

@@ -39,21 +39,10 @@ func keepProof(t *testing.T, f *device.Fleet, version, name string) {
 	}
 	log := r.Logs[proof.Input.Evidence.LogDigest.String()]
 	keepPrediction(t, r, *proof, log, version, filepath.Join("../vectors/prediction", name))
-	in := proof.Input
-	out := vectors.Vector{
-		Format: vectors.Format, Case: "M", About: "a genuine boot of arm64; README.md says how it was made", Stage: "machine", MaxAlloc: vectors.MaxAlloc,
-		Note:     "recorded on QEMU's board virt with AAVMF, swtpm, systemd-boot and Debian's kernel",
-		Question: vectors.Question{Name: name, Input: &in, Log: log},
-	}
-	answer, verdict, err := vectors.Ask(out.Question)
-	must(t, err)
-	if string(verdict) != string(proof.Verdict) {
-		t.Errorf("%s: appraised again it is\n%s, the server said\n%s", name, verdict, proof.Verdict)
-	}
-	out.Answer, out.Verdict = answer, verdict
-	b, err := out.Encode()
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(machineVectors, name+".json"), b, 0o644))
+	must(t, keepVector(vectors.Vector{
+		About: "a genuine boot of arm64; README.md says how it was made",
+		Note:  "recorded on QEMU's board virt with AAVMF, swtpm, systemd-boot and Debian's kernel",
+	}, name, *proof, log))
 	t.Logf("kept as %s", name)
 }
 

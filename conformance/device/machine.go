@@ -78,7 +78,7 @@ func New(ctx context.Context, cfg Config) (*Machine, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot build machine: %w", err)
 	}
-	m := &Machine{cfg: cfg, dir: dir, log: &transcript{file: filepath.Join(dir, "serial.log")}}
+	m := &Machine{cfg: cfg, dir: dir, log: &transcript{file: filepath.Join(dir, serialFile)}}
 	if err := os.WriteFile(m.log.file, nil, 0o600); err != nil {
 		return nil, fmt.Errorf("cannot build machine: %w", err)
 	}
@@ -96,6 +96,7 @@ func New(ctx context.Context, cfg Config) (*Machine, error) {
 
 // kept is what Open needs to know of a machine beside its files.
 type kept struct {
+	Version   string     `json:"version,omitempty"` // that it left the factory with
 	Loader    Loader     `json:"loader"`
 	Arch      parts.Arch `json:"arch,omitempty"`
 	Keys      string     `json:"keys,omitempty"` // folder
@@ -104,10 +105,15 @@ type kept struct {
 	Memory    int        `json:"memory,omitempty"`
 }
 
-const keptFile = "machine.json"
+// Files of a machine.
+const (
+	keptFile   = "machine.json"
+	serialFile = "serial.log" // what it says on its serial line
+	halfFile   = "unfinished" // there while Bench builds it
+)
 
 func (m *Machine) keep() error {
-	k := kept{Loader: m.cfg.Loader, Arch: m.cfg.Arch, ESPBytes: m.cfg.ESPBytes, DataBytes: m.cfg.DataBytes, Memory: m.cfg.Memory}
+	k := kept{Version: m.cfg.Version, Loader: m.cfg.Loader, Arch: m.cfg.Arch, ESPBytes: m.cfg.ESPBytes, DataBytes: m.cfg.DataBytes, Memory: m.cfg.Memory}
 	if m.cfg.Keys != nil {
 		k.Keys = m.cfg.Keys.Dir()
 	}
@@ -130,24 +136,33 @@ func Open(ctx context.Context, dir string) (*Machine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open machine: %w", err)
 	}
-	b, err := os.ReadFile(filepath.Join(dir, keptFile))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %s", ErrNoMachine, dir)
-	}
+	k, err := description(dir)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open machine: %w", err)
+		return nil, err
 	}
-	var k kept
-	if err := json.Unmarshal(b, &k, json.RejectUnknownMembers(true)); err != nil {
-		return nil, fmt.Errorf("cannot open machine in %s: %w", dir, err)
-	}
-	cfg := Config{Dir: dir, Loader: k.Loader, Arch: k.Arch, ESPBytes: k.ESPBytes, DataBytes: k.DataBytes, Memory: k.Memory, Deadline: parts.MaxVMLife}
+	cfg := Config{Dir: dir, Version: k.Version, Loader: k.Loader, Arch: k.Arch, ESPBytes: k.ESPBytes, DataBytes: k.DataBytes, Memory: k.Memory, Deadline: parts.MaxVMLife}
 	if k.Keys != "" {
 		if cfg.Keys, err = parts.NewSecureBootKeys(ctx, k.Keys); err != nil {
 			return nil, err
 		}
 	}
-	return &Machine{cfg: cfg, dir: dir, log: &transcript{file: filepath.Join(dir, "serial.log")}}, nil
+	return &Machine{cfg: cfg, dir: dir, log: &transcript{file: filepath.Join(dir, serialFile)}}, nil
+}
+
+// description is what New kept of the machine in a folder. It returns ErrNoMachine.
+func description(dir string) (kept, error) {
+	b, err := os.ReadFile(filepath.Join(dir, keptFile))
+	if _, half := os.Stat(filepath.Join(dir, halfFile)); half == nil || errors.Is(err, os.ErrNotExist) {
+		return kept{}, fmt.Errorf("%w: %s", ErrNoMachine, dir)
+	}
+	if err != nil {
+		return kept{}, fmt.Errorf("cannot open machine: %w", err)
+	}
+	var k kept
+	if err := json.Unmarshal(b, &k, json.RejectUnknownMembers(true)); err != nil {
+		return kept{}, fmt.Errorf("cannot open machine in %s: %w", dir, err)
+	}
+	return k, nil
 }
 
 func (m *Machine) path(name string) string { return filepath.Join(m.dir, name) }

@@ -44,7 +44,7 @@ func TestOlderVersionAndABrokenOne(t *testing.T) {
 	f.Publish("6")
 	_, err = m.WaitText(ctx, before, "used 3 of 3 tries")
 	must(t, err)
-	if got := bootedVersions(t, m); !strings.HasSuffix(got, "5 3 6 6 6 3") {
+	if got := bootsAfter(t, m, 0); !strings.HasSuffix(got, "5 3 6 6 6 3") {
 		t.Errorf("versions booted: %s, want 5, 3, three tries of 6, and 3 again", got)
 	}
 	f.WaitSeen(ctx, m, id, "the report of the fallback", func(api.Device) bool {
@@ -57,18 +57,4 @@ func TestOlderVersionAndABrokenOne(t *testing.T) {
 		return false
 	})
 	must(t, m.PowerOff(ctx))
-}
-
-// bootedVersions are the releases whose first process came up, in order.
-func bootedVersions(t *testing.T, m *device.Machine) string {
-	t.Helper()
-	lines, err := m.Lines()
-	must(t, err)
-	var out []string
-	for _, l := range lines {
-		if l.Event != nil && l.Event.Name == "boot" {
-			out = append(out, l.Event.Fields["version"])
-		}
-	}
-	return strings.Join(out, " ")
 }

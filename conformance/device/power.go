@@ -46,18 +46,40 @@ func (m *Machine) PowerOff(ctx context.Context) error {
 	if !m.On() {
 		return nil
 	}
-	if err := m.Command(ctx, "off"); err != nil {
-		return err
+	if err := typeOff(ctx, m.vm.ConsolePath(), m.log, m.On); err != nil {
+		return fmt.Errorf("%w\n%s", err, m.log.tail())
 	}
+	<-m.vm.Ended()
+	return m.vm.Err()
+}
+
+// typeOff types "off" into a machine's console as soon as its first process listens, and waits until it is off. What is
+// typed before that is lost, or taken by firmware and boot loader as something else.
+func typeOff(ctx context.Context, console string, said *transcript, on func() bool) error {
 	ctx, cancel := context.WithTimeout(ctx, offTime)
 	defer cancel()
-	select {
-	case <-m.vm.Ended():
-		return m.vm.Err()
-	case <-ctx.Done():
-		return fmt.Errorf("cannot switch the machine off: %w\n%s", ctx.Err(), m.log.tail())
+	look := time.NewTicker(50 * time.Millisecond)
+	defer look.Stop()
+	typed := time.Time{}
+	for on() {
+		listens, err := said.listens()
+		if err == nil && listens && time.Since(typed) > offAgain {
+			typed, err = time.Now(), parts.TypeInto(console, "off")
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("cannot switch the machine off: %w", errors.Join(ctx.Err(), err))
+		case <-look.C:
+		}
 	}
+	return nil
 }
+
+// offAgain is how long a machine that listens may take to go before it is asked once more: it may be restarting.
+const offAgain = 10 * time.Second
+
+// ConsoleCommands are the commands of Command, for people.
+const ConsoleCommands = "restart, off, pause, resume, kill, env NAME=VALUE, pcrs, ls FOLDER, sh LINE"
 
 // Command types a line into the machine's console. Its first process knows:
 //
@@ -153,7 +175,7 @@ func (m *Machine) Clone(ctx context.Context, dir string, tpm *parts.TPMConfig) (
 	if err != nil {
 		return nil, fmt.Errorf("cannot clone machine: %w", err)
 	}
-	c := &Machine{cfg: m.cfg, dir: abs, log: &transcript{file: filepath.Join(abs, "serial.log")}}
+	c := &Machine{cfg: m.cfg, dir: abs, log: &transcript{file: filepath.Join(abs, serialFile)}}
 	if err := os.MkdirAll(abs, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot clone machine: %w", err)
 	}

@@ -116,7 +116,7 @@ func committed(t *testing.T, m *device.Machine) {
 	}
 }
 
-// bootsAfter are the versions that booted after a mark.
+// bootsAfter are the releases whose first process came up after a mark, in order.
 func bootsAfter(t *testing.T, m *device.Machine, from device.Mark) string {
 	t.Helper()
 	lines, err := m.Lines()

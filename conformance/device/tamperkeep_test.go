@@ -32,33 +32,33 @@ func (v *victim) keep(name string, outcome attestation.Outcome) {
 	r := v.Report()
 	for _, a := range slices.Backward(r.Appraisals) {
 		if a.Device == v.id && strings.Contains(string(a.Verdict), `"outcome":"`+string(outcome)+`"`) {
-			must(v.t, v.vector(name, a, r.Logs))
+			must(v.t, keepVector(vectors.Vector{
+				About: "the last poll of the scenario; README.md says how it was made",
+				Note:  "recorded on a virtual PC with OVMF, swtpm, systemd-boot and Debian's kernel",
+			}, name, a, r.Logs[a.Input.Evidence.LogDigest.String()]))
+			v.n.saw("kept as %s", name)
 			return
 		}
 	}
 	v.t.Errorf("no appraisal of %s with the outcome %s", v.id, outcome)
 }
 
-// vector writes an appraisal as a vector, if it is reached again.
-func (v *victim) vector(name string, a api.Appraisal, logs map[string][]byte) error {
-	out := vectors.Vector{
-		Format: vectors.Format, Case: "M", About: "the last poll of the scenario; README.md says how it was made", Stage: "machine", MaxAlloc: vectors.MaxAlloc,
-		Note:     "recorded on a virtual PC with OVMF, swtpm, systemd-boot and Debian's kernel",
-		Question: vectors.Question{Name: name, Input: &a.Input, Log: logs[a.Input.Evidence.LogDigest.String()]},
-	}
-	answer, verdict, err := vectors.Ask(out.Question)
+// keepVector writes an appraisal as a vector, if its verdict is reached again. v says what it is about.
+func keepVector(v vectors.Vector, name string, a api.Appraisal, log []byte) error {
+	v.Format, v.Case, v.Stage, v.MaxAlloc = vectors.Format, "M", "machine", vectors.MaxAlloc
+	v.Question = vectors.Question{Name: name, Input: &a.Input, Log: log}
+	answer, verdict, err := vectors.Ask(v.Question)
 	if err != nil {
 		return err
 	}
 	if string(verdict) != string(a.Verdict) {
 		return fmt.Errorf("%s: appraised again it is\n%s, the server said\n%s", name, verdict, a.Verdict)
 	}
-	out.Answer, out.Verdict = answer, verdict
-	b, err := out.Encode()
+	v.Answer, v.Verdict = answer, verdict
+	b, err := v.Encode()
 	if err != nil {
 		return err
 	}
-	v.n.saw("kept as %s: %s %v", name, answer.Outcome, answer.Reasons)
 	return errors.Join(os.MkdirAll(machineVectors, 0o755), os.WriteFile(filepath.Join(machineVectors, name+".json"), b, 0o644))
 }
 

@@ -316,7 +316,7 @@ func (v *victim) returned(ctx context.Context) {
 	v.y.genuine = v.origin // with its own disk
 }
 
-// event log of the machine's genuine boot, as anybody has it who was root on it once.
+// genuineLog is the event log of the machine's genuine boot, as anybody has it who was root on it once.
 func (v *victim) genuineLog() []byte {
 	v.t.Helper()
 	r := v.Report()

@@ -117,6 +117,20 @@ func parseEvent(text string) (Event, bool) {
 	return e, true
 }
 
+// listens reports whether the first process of the last boot takes commands from the console.
+func (t *transcript) listens() (bool, error) {
+	lines, err := t.lines()
+	for _, l := range slices.Backward(lines) {
+		if l.Event != nil && (l.Event.Name == "agent" || l.Event.Name == "boot" || l.Event.Name == "leave") {
+			return l.Event.Name == "agent", err
+		}
+		if strings.Contains(l.Text, "BdsDxe: ") { // firmware, after a life that ended without a word
+			break
+		}
+	}
+	return false, err
+}
+
 // tail is the end of the transcript, for errors.
 func (t *transcript) tail() string {
 	lines, err := t.lines()

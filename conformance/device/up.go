@@ -1,6 +1,7 @@
 package device
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ var (
 	ErrRunning    = errors.New("the machine is running")
 	ErrNotRunning = errors.New("the machine is not running")
 	ErrTrust      = errors.New("cannot use the trust bundle")
+	ErrBuilt      = errors.New("the machine is built already")
 )
 
 // Bench is a folder with one machine, for people: 'conformance device'.
@@ -73,6 +75,9 @@ func (b *Bench) claim() (release func(), err error) {
 // Up builds the machine if there is none, switches it on, and shows what it says until it switches itself off or ctx ends,
 // which switches it off in order.
 func (b *Bench) Up(ctx context.Context, o BuildOptions) error {
+	if err := b.fits(o); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(b.dir, 0o700); err != nil {
 		return fmt.Errorf("cannot make the machine's folder: %w", err)
 	}
@@ -106,6 +111,45 @@ func (b *Bench) Up(ctx context.Context, o BuildOptions) error {
 	return m.PowerOff(off)
 }
 
+// fits refuses options that this folder cannot have: a new machine needs a trust bundle, and one that is there stays what it is.
+func (b *Bench) fits(o BuildOptions) error {
+	was, err := description(b.dir)
+	if errors.Is(err, ErrNoMachine) {
+		_, err := readTrust(o.Trust)
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	if o.Trust != "" {
+		given, err := readTrust(o.Trust)
+		if err != nil {
+			return err
+		}
+		if has, err := os.ReadFile(b.path("trust.json")); err != nil || !bytes.Equal(given, has) {
+			return fmt.Errorf("%w: another trust bundle than in %s", ErrBuilt, b.dir)
+		}
+	}
+	if o.Arch != "" && o.Arch != was.Arch || o.OwnKeys && was.Keys == "" || o.Direct && was.Loader != Direct || o.Version != "" && o.Version != was.Version {
+		return fmt.Errorf("%w: the machine in %s is another one", ErrBuilt, b.dir)
+	}
+	return nil
+}
+
+func readTrust(file string) ([]byte, error) {
+	if file == "" {
+		return nil, fmt.Errorf("%w: none is given", ErrTrust)
+	}
+	trust, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrTrust, err)
+	}
+	if _, err := wire.DecodeTrust(trust); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrTrust, err)
+	}
+	return trust, nil
+}
+
 // follow copies what the machine says until it is off or ctx ends.
 func (b *Bench) follow(ctx context.Context, m *Machine) error {
 	mark, err := m.Mark()
@@ -116,7 +160,9 @@ func (b *Bench) follow(ctx context.Context, m *Machine) error {
 			mark++
 			fmt.Fprintln(b.out, l.Text)
 			if l.Event != nil && l.Event.Name == "pcrs" {
-				err = b.told(*l.Event)
+				if err := b.told(*l.Event); err != nil {
+					fmt.Fprintln(b.log, err) // no reason to pull the plug
+				}
 			}
 		}
 	}
@@ -152,15 +198,18 @@ func (b *Bench) told(e Event) error {
 
 // build makes keys, image and machine, and writes down what its owner does next.
 func (b *Bench) build(ctx context.Context, o BuildOptions) (*Machine, error) {
-	if o.Trust == "" {
-		return nil, fmt.Errorf("%w: none is given", ErrTrust)
-	}
-	trust, err := os.ReadFile(o.Trust)
+	trust, err := readTrust(o.Trust)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrTrust, err)
+		return nil, err
 	}
-	if _, err := wire.DecodeTrust(trust); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrTrust, err)
+	if o.Arch == "" {
+		o.Arch = parts.AMD64
+	}
+	if o.Version == "" {
+		o.Version = "1"
+	}
+	if err := b.begin(); err != nil {
+		return nil, err
 	}
 	if err := os.WriteFile(b.path("trust.json"), trust, 0o600); err != nil {
 		return nil, fmt.Errorf("cannot keep the trust bundle: %w", err)
@@ -185,12 +234,12 @@ func (b *Bench) build(ctx context.Context, o BuildOptions) (*Machine, error) {
 	if cfg.Image, err = b.image(ctx, o.Version, cfg); err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(b.log, "Building the machine in %s.\n", b.dir)
-	m, err := New(ctx, cfg)
+	host, err := BuildPrograms(ctx, parts.Arch(runtime.GOARCH), b.dir)
 	if err != nil {
 		return nil, err
 	}
-	host, err := BuildProgramsFor(ctx, parts.Arch(runtime.GOARCH), b.dir)
+	fmt.Fprintf(b.log, "Building the machine in %s.\n", b.dir)
+	m, err := New(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -198,12 +247,33 @@ func (b *Bench) build(ctx context.Context, o BuildOptions) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return m, b.next(id, cfg)
+	if err := b.next(id, cfg); err != nil {
+		return nil, err
+	}
+	return m, os.Remove(b.path(halfFile))
+}
+
+// begin clears away what an earlier Up left behind that did not come to its end, and nothing else.
+func (b *Bench) begin() error {
+	if _, err := os.Stat(b.path(halfFile)); err == nil {
+		for _, name := range []string{keptFile, Disk, Vars, TPM, "keys"} {
+			if err := os.RemoveAll(b.path(name)); err != nil {
+				return fmt.Errorf("cannot clear half a machine away: %w", err)
+			}
+		}
+	}
+	if err := os.WriteFile(b.path(halfFile), nil, 0o600); err != nil {
+		return fmt.Errorf("cannot begin a machine: %w", err)
+	}
+	return nil
 }
 
 // next writes down the owner's next steps. The trust bundle knows the server's device URL, not its admin URL.
 func (b *Bench) next(id string, cfg Config) error {
 	hardware, profile := named(cfg.Arch)
+	if cfg.Keys != nil {
+		profile += "-own-keys" // other firmware, and other keys in PCR 7
+	}
 	component := "system=" + cfg.Image + ",hw=" + hardware + ",installer=uki"
 	if cfg.LoaderFile != "" {
 		component += ",boot_loader=" + cfg.LoaderFile
@@ -231,7 +301,7 @@ func (b *Bench) Image(ctx context.Context, version string) (string, error) {
 
 func (b *Bench) image(ctx context.Context, version string, cfg Config) (string, error) {
 	fmt.Fprintf(b.log, "Building the agent and image %s.\n", version)
-	programs, err := BuildProgramsFor(ctx, cfg.Arch, b.dir)
+	programs, err := BuildPrograms(ctx, cfg.Arch, b.dir)
 	if err != nil {
 		return "", err
 	}
@@ -274,63 +344,73 @@ func reach(spec *ImageSpec, trust []byte) error {
 	return nil
 }
 
-// console connects to the running machine. It returns ErrNotRunning.
-func (b *Bench) console(ctx context.Context) (net.Conn, error) {
+// console is the path of the running machine's console. It returns ErrNotRunning.
+func (b *Bench) console() (string, error) {
 	path, err := os.ReadFile(b.path(consoleFile))
 	if err != nil {
-		return nil, ErrNotRunning
+		return "", ErrNotRunning
 	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", string(path))
+	keys, err := parts.OpenConsole(string(path))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNotRunning, err)
+		return "", fmt.Errorf("%w: %w", ErrNotRunning, err)
 	}
-	return conn, nil
+	return string(path), keys.Close()
 }
 
-// Console connects in and the bench's output to the machine's serial console, until the machine is off or ctx ends.
+// Console types what comes from in into the machine's serial console, and shows what the machine says, until the machine is
+// off or ctx ends.
 func (b *Bench) Console(ctx context.Context, in io.Reader) error {
-	conn, err := b.console(ctx)
+	path, err := b.console()
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	go func() { _, _ = io.Copy(conn, in) }() // it ends with the connection, or with in
-	if _, err := io.Copy(b.out, conn); err != nil && ctx.Err() == nil {
+	keys, err := parts.OpenConsole(path)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNotRunning, err)
+	}
+	defer keys.Close()
+	said, err := os.Open(b.path(serialFile))
+	if err != nil {
 		return fmt.Errorf("cannot read the console: %w", err)
 	}
-	return nil
+	defer said.Close()
+	if _, err := said.Seek(0, io.SeekEnd); err != nil {
+		return fmt.Errorf("cannot read the console: %w", err)
+	}
+	fmt.Fprintf(b.log, "A line is a command: %s. Ctrl-C leaves the console; the machine stays on.\n", ConsoleCommands)
+	go func() { _, _ = io.Copy(keys, in) }() // it ends with the pipe, or with in
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for on := true; on; on = b.running() {
+		if _, err := io.Copy(b.out, said); err != nil {
+			return fmt.Errorf("cannot read the console: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+	_, err = io.Copy(b.out, said)
+	return err
+}
+
+// running reports whether another program uses the machine.
+func (b *Bench) running() bool {
+	release, err := b.claim()
+	if err == nil {
+		release()
+	}
+	return errors.Is(err, ErrRunning)
 }
 
 // Down switches the running machine off in order and waits until it is.
 func (b *Bench) Down(ctx context.Context) error {
-	conn, err := b.console(ctx)
+	path, err := b.console()
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	go func() { _, _ = io.Copy(io.Discard, conn) }() // it ends with the connection
-	if _, err := conn.Write([]byte("off\n")); err != nil {
-		return fmt.Errorf("cannot write to the console: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, offTime)
-	defer cancel()
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		release, err := b.claim()
-		if err == nil {
-			release()
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("cannot switch the machine off: %w", ctx.Err())
-		case <-tick.C:
-		}
-	}
+	return typeOff(ctx, path, &transcript{file: b.path(serialFile)}, b.running)
 }
 
 // Break tampers with the machine, which is off; see Machine.Break.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -193,18 +195,23 @@ func (v *VM) startTPM(ctx context.Context) error {
 	return err
 }
 
-// limited runs a command with a limit on its address space.
-const limited = `ulimit -v "$LIMIT" && exec "$@"`
+// limited runs a command with a limit on its address space. Its standard input and output are the machine's serial line: what
+// the machine says goes to a file and never waits for somebody who listens. (With a socket and a log file beside it, QEMU 7.2
+// logs a byte once more whenever the listener is slow.) A pipe that is open for writing as well has no end.
+const limited = `ulimit -v "$LIMIT" && exec "$@" 0<>"$CONSOLE" 1>>"$SERIAL"`
 
 func (v *VM) startQEMU(ctx context.Context) error {
 	qemu, err := command(v.cfg.Arch.board().qemu)
 	if err != nil {
 		return err
 	}
+	if err := unix.Mkfifo(v.ConsolePath(), 0o600); err != nil {
+		return fmt.Errorf("cannot make the console: %w", err)
+	}
 	limit := (v.cfg.Memory + 2048) * 1024 // KiB: beside the machine's memory, translated code, firmware and stacks
 	v.qemu, err = startProcess(processConfig{
 		Argv: append([]string{"/bin/sh", "-c", limited, "limited", qemu}, v.args()...),
-		Env:  []string{"LIMIT=" + strconv.Itoa(limit)},
+		Env:  []string{"LIMIT=" + strconv.Itoa(limit), "CONSOLE=" + v.ConsolePath(), "SERIAL=" + v.cfg.Serial},
 		Log:  filepath.Join(v.cfg.Dir, "qemu.log"), Stop: "TERM", Clean: v.sockets,
 	})
 	if err != nil {
@@ -222,7 +229,8 @@ func (v *VM) startQEMU(ctx context.Context) error {
 
 func (v *VM) monitor() string { return filepath.Join(v.sockets, "monitor") }
 
-// ConsolePath is the unix socket of the serial console, for one user at a time.
+// ConsolePath is a named pipe: what is written into it is typed into the machine's serial console. What the machine says
+// is in VMConfig.Serial.
 func (v *VM) ConsolePath() string { return filepath.Join(v.sockets, "console") }
 
 // args is the command line of QEMU. Hardware virtualisation stays off: firmware does not run under every kind of it.
@@ -246,7 +254,7 @@ func (v *VM) args() []string {
 		"-chardev", "socket,id=tpm,path=" + filepath.Join(v.sockets, "tpm"), "-tpmdev", "emulator,id=tpm0,chardev=tpm",
 		"-drive", "file=" + c.Disk + ",if=none,id=disk,format=raw,cache=writeback", "-device", "virtio-blk-pci,drive=disk,bootindex=0",
 		"-netdev", "user,id=net,ipv6=off", "-device", "virtio-net-pci,netdev=net,id=nic,romfile=", "-device", "virtio-rng-pci",
-		"-chardev", "socket,id=console,path=" + v.ConsolePath() + ",server=on,wait=off,logfile=" + c.Serial + ",logappend=on", "-serial", "chardev:console",
+		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-qmp", "unix:" + v.monitor() + ",server=on,wait=off",
 	}
 	if c.NoReboot {
@@ -279,42 +287,72 @@ func (v *VM) cut(why error) {
 	<-v.ended
 }
 
-// Type writes a line into the machine's serial console and reads what the machine says until a line contains answer,
-// which it returns.
+// Type writes a line into the machine's serial console, and returns the first line after that with answer in it that the
+// machine says.
 func (v *VM) Type(ctx context.Context, line, answer string) (string, error) {
-	conn, err := v.Console(ctx)
+	said, err := os.Open(v.cfg.Serial)
 	if err != nil {
-		return "", err
-	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	if err := conn.SetDeadline(time.Now().Add(consoleTime)); err != nil {
 		return "", fmt.Errorf("cannot use the console: %w", err)
 	}
-	if _, err := conn.Write([]byte(line + "\n")); err != nil {
-		return "", fmt.Errorf("cannot write to the console: %w", err)
+	defer said.Close()
+	if _, err := said.Seek(0, io.SeekEnd); err != nil {
+		return "", fmt.Errorf("cannot use the console: %w", err)
 	}
-	said := bufio.NewScanner(conn)
-	for said.Scan() {
-		if strings.Contains(said.Text(), answer) {
-			return said.Text(), nil
+	if err := TypeInto(v.ConsolePath(), line); err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, consoleTime)
+	defer cancel()
+	tick := time.NewTicker(consoleTick)
+	defer tick.Stop()
+	var heard []byte
+	for {
+		b, err := io.ReadAll(said)
+		if err != nil {
+			return "", fmt.Errorf("cannot use the console: %w", err)
+		}
+		heard = append(heard, b...)
+		for text := range bytes.Lines(heard) {
+			if bytes.HasSuffix(text, []byte("\n")) && bytes.Contains(text, []byte(answer)) {
+				return strings.TrimRight(string(text), "\r\n"), nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return "", fmt.Errorf("cannot use the console: no answer to %q: %w", line, ctx.Err())
+		case <-v.ended:
+			return "", fmt.Errorf("cannot use the console: the machine went off before it answered %q", line)
+		case <-tick.C:
 		}
 	}
-	return "", fmt.Errorf("cannot use the console: no answer to %q: %w", line, errors.Join(said.Err(), ctx.Err()))
 }
 
-// consoleTime bounds the wait for an answer on the console.
-const consoleTime = time.Minute
+const (
+	consoleTime = time.Minute           // bounds the wait for an answer on the console
+	consoleTick = 20 * time.Millisecond // between two looks at what the machine said
+)
 
-// Console connects to the machine's serial console, for one user at a time.
-func (v *VM) Console(ctx context.Context) (net.Conn, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", v.ConsolePath())
+// TypeInto writes a line into the serial console of the machine whose ConsolePath is path, in this process or another one. It
+// returns an error when no machine listens. Firmware swallows what is typed while it runs.
+func TypeInto(path, line string) error {
+	keys, err := OpenConsole(path)
+	if err != nil {
+		return err
+	}
+	_, err = keys.WriteString(line + "\n")
+	if err := errors.Join(err, keys.Close()); err != nil {
+		return fmt.Errorf("cannot write to the console: %w", err)
+	}
+	return nil
+}
+
+// OpenConsole opens a ConsolePath for typing. It returns an error when no machine listens.
+func OpenConsole(path string) (*os.File, error) {
+	keys, err := os.OpenFile(path, os.O_WRONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot reach the console: %w", err)
 	}
-	return conn, nil
+	return keys, nil
 }
 
 // Link plugs the machine's network cable in, or pulls it.

@@ -1,6 +1,7 @@
 package parts_test
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,5 +45,33 @@ func TestSecureBootKeysSign(t *testing.T) {
 		if info, err := os.Stat(file); err != nil || info.Size() == 0 || after[name] != file {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// The intruder's key comes beside the owner's, which stay as they are.
+func TestIntruderGetsIntoTheSignatureDatabaseAlone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	keys, err := parts.NewSecureBootKeys(t.Context(), filepath.Join(dir, "keys"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := keys.OnESP()
+	changed, err := keys.WithIntruder(t.Context(), filepath.Join(dir, "intruder"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, file := range changed {
+		if differs := file != own[name]; differs != (filepath.Base(name) == "db.auth") {
+			t.Errorf("%s: changed %v", name, differs)
+		}
+	}
+	if len(changed) != len(own) {
+		t.Errorf("got %d files, want %d", len(changed), len(own))
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := keys.WithIntruder(ended, filepath.Join(dir, "never")); err == nil {
+		t.Error("a key was added without its tools")
 	}
 }

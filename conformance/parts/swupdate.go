@@ -55,7 +55,7 @@ func NewSWUpdate(ctx context.Context, dir string) (*SWUpdate, error) {
 func (s *SWUpdate) path(name string) string { return filepath.Join(s.dir, name) }
 
 func (s *SWUpdate) layHooks() error {
-	if err := os.MkdirAll(s.path("hooks"), 0o755); err != nil {
+	if err := errors.Join(os.MkdirAll(s.path("hooks"), 0o755), os.Chmod(s.dir, 0o755)); err != nil { // whatever the umask is
 		return err
 	}
 	head := "#!/bin/sh\nset -e\ncd '" + s.dir + "'\nactive=$(cat active) running=$(cat running)\nfree=b; [ \"$running\" = a ] || free=a\n"

@@ -125,6 +125,15 @@ func (a *admin) boots(device, recorded string, number int, findings ...reason.Re
 	if err != nil {
 		a.t.Fatal(err)
 	}
+	a.bootsWith(device, log, number, findings...)
+	if err := a.Store.Commit(a.t.Context(), store.Change{Writes: []store.Write{store.AddLog{Digest: digest.Of(log), Bytes: log}}}); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// bootsWith stores the appraisal of a boot whose log is not at hand.
+func (a *admin) bootsWith(device string, log []byte, number int, findings ...reason.Reason) {
+	a.t.Helper()
 	v := attestation.Verdict{Outcome: attestation.Affirmed, Release: "lamp/1"}
 	for _, r := range findings {
 		v.Outcome, v.Release, v.Findings = attestation.Refused, "", append(v.Findings, attestation.Finding{Reason: r})
@@ -143,8 +152,7 @@ func (a *admin) boots(device, recorded string, number int, findings ...reason.Re
 		ID: digest.Of([]byte(fmt.Sprint(device, number))), Device: device, Product: "lamp", At: a.Now().Add(time.Duration(number) * time.Second),
 		Outcome: string(v.Outcome), Input: input, Verdict: verdict, Verifier: "test", Policy: digest.Of([]byte("policy")),
 	}
-	writes := []store.Write{store.AddAppraisal{Appraisal: row}, store.AddLog{Digest: digest.Of(log), Bytes: log}}
-	if err := a.Store.Commit(a.t.Context(), store.Change{Writes: writes}); err != nil {
+	if err := a.Store.Commit(a.t.Context(), store.Change{Writes: []store.Write{store.AddAppraisal{Appraisal: row}}}); err != nil {
 		a.t.Fatal(err)
 	}
 }
@@ -156,7 +164,7 @@ func TestWhyTellsWhatChangedSinceTheLastAffirmedBoot(t *testing.T) {
 	a := newAdmin(t)
 	a.Apply(a.First(a.Policy("lamp")))
 	oscar := a.person("oscar", api.RoleOperator)
-	device, never, lied := a.device("a", nil), a.device("b", nil), a.device("c", nil)
+	device, never, lied, silent, mute := a.device("a", nil), a.device("b", nil), a.device("c", nil), a.device("d", nil), a.device("e", nil)
 	ask := func(device string) *api.BootChanges {
 		t.Helper()
 		why, err := oscar.Why(t.Context(), device)
@@ -183,9 +191,17 @@ func TestWhyTellsWhatChangedSinceTheLastAffirmedBoot(t *testing.T) {
 	a.boots(never, "sdboot-ab-1-v1", 1, reason.PCRMismatch)
 	a.boots(lied, "sdboot-ab-1-v1", 1)
 	a.boots(lied, "sdboot-ab-2-v2-after-update", 2, reason.EventlogMismatch, reason.PCRMismatch)
-	for _, device := range []string{never, lied} {
+	a.boots(silent, "sdboot-ab-1-v1", 1)
+	a.bootsWith(silent, []byte("never sent"), 2, reason.PCRMismatch, reason.EventlogMissing)
+	unreadable := []byte("no log at all")
+	a.boots(mute, "sdboot-ab-1-v1", 1)
+	a.bootsWith(mute, unreadable, 2, reason.PCRMismatch, reason.EventlogUnexplained)
+	if err := a.Store.Commit(t.Context(), store.Change{Writes: []store.Write{store.AddLog{Digest: digest.Of(unreadable), Bytes: unreadable}}}); err != nil {
+		t.Fatal(err)
+	}
+	for what, device := range map[string]string{"nothing to compare with": never, "a log that lies": lied, "a log that never came": silent, "a log that cannot be read": mute} {
 		if got := ask(device); got != nil {
-			t.Errorf("nothing to compare with, or a log that lies: %+v", got)
+			t.Errorf("%s: %+v, want nothing", what, got)
 		}
 	}
 }

@@ -19,7 +19,7 @@ const maxChanges = 64
 
 // changes compares a refused boot with the last one of the device that was affirmed, for people: a register of the firmware is
 // known to a baseline by its value alone, so the verdict cannot name the measurement that changed it. A log that the quote
-// does not bear out tells nothing.
+// does not bear out, that never came or that cannot be read tells nothing.
 func (s *Server) changes(ctx context.Context, refused store.Appraisal, v attestation.Verdict) (*api.BootChanges, error) {
 	if v.Outcome != attestation.Refused || !slices.Contains(v.Reasons(), reason.PCRMismatch) || slices.Contains(v.Reasons(), reason.EventlogMismatch) {
 		return nil, nil
@@ -31,12 +31,12 @@ func (s *Server) changes(ctx context.Context, refused store.Appraisal, v attesta
 	if err != nil {
 		return nil, err
 	}
-	before, err := s.bootLog(ctx, affirmed)
-	if err != nil {
+	before, readable, err := s.bootLog(ctx, affirmed)
+	if err != nil || !readable {
 		return nil, err
 	}
-	after, err := s.bootLog(ctx, refused)
-	if err != nil {
+	after, readable, err := s.bootLog(ctx, refused)
+	if err != nil || !readable {
 		return nil, err
 	}
 	out := &api.BootChanges{Since: affirmed.At, Changes: []api.BootChange{}}
@@ -53,15 +53,20 @@ func words(e *eventlog.Event) string {
 	return fmt.Sprintf("%s (sha256 %s)", e.Explain(), e.Digest)
 }
 
-// bootLog reads the event log of an appraisal.
-func (s *Server) bootLog(ctx context.Context, a store.Appraisal) (eventlog.Log, error) {
+// bootLog reads the event log of an appraisal. A device that changed a register within one boot is refused for that, whatever
+// its log is, so there need not be one.
+func (s *Server) bootLog(ctx context.Context, a store.Appraisal) (log eventlog.Log, readable bool, err error) {
 	view, err := report.ViewAppraisal(a)
 	if err != nil {
-		return eventlog.Log{}, err
+		return eventlog.Log{}, false, err
 	}
 	raw, err := s.Store.Log(ctx, view.Input.Evidence.LogDigest)
-	if err != nil {
-		return eventlog.Log{}, fmt.Errorf("cannot read the event log of appraisal %d: %w", a.Number, err)
+	if errors.Is(err, store.ErrNotFound) {
+		return eventlog.Log{}, false, nil
 	}
-	return eventlog.Parse(raw)
+	if err != nil {
+		return eventlog.Log{}, false, fmt.Errorf("cannot read the event log of appraisal %d: %w", a.Number, err)
+	}
+	log, err = eventlog.Parse(raw)
+	return log, err == nil, nil
 }

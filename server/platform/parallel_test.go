@@ -32,15 +32,23 @@ func TestOneBaselineIsLearnedAtATime(t *testing.T) {
 	shows(t, w, "a")
 	s := waiting{Store: w.Store, entered: make(chan struct{}, 8), leave: make(chan struct{})}
 	service := platform.New(s, releases{w})
-	first := make(chan error, 1)
-	go func() {
-		_, err := service.Learn(t.Context(), query(1))
-		first <- err
-	}()
+	learn := func() chan error {
+		done := make(chan error, 1)
+		go func() {
+			_, err := service.Learn(t.Context(), query(1))
+			done <- err
+		}()
+		return done
+	}
+	first := learn()
 	<-s.entered
-	_, err := service.Learn(t.Context(), query(1))
-	if p, ok := errors.AsType[*problem.Error](err); !ok || p.Status != http.StatusTooManyRequests || p.Reason != reason.RateLimited || p.RetryAfter == 0 {
-		t.Errorf("a second one at the same time: got %v", err)
+	select {
+	case err := <-learn():
+		if p, ok := errors.AsType[*problem.Error](err); !ok || p.Status != http.StatusTooManyRequests || p.Reason != reason.RateLimited || p.RetryAfter == 0 {
+			t.Errorf("a second one at the same time: got %v", err)
+		}
+	case <-s.entered:
+		t.Error("a second one at the same time is learned")
 	}
 	close(s.leave)
 	if err := <-first; err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/cordon-ota/cordon/client/ctl/verify/verifytest"
 	"github.com/cordon-ota/cordon/server/audit"
 	"github.com/cordon-ota/cordon/server/fleet"
+	"github.com/cordon-ota/cordon/server/report"
 	"github.com/cordon-ota/cordon/server/standing"
 	"github.com/cordon-ota/cordon/server/store"
 )
@@ -48,5 +49,15 @@ func TestReportTellsWhichKeysPeopleHadForgotten(t *testing.T) {
 		if !slices.ContainsFunc(got.Report.Events, func(e api.Event) bool { return e.Type == audit.DeviceAKForgotten }) {
 			t.Errorf("%s: the report lacks the event", what)
 		}
+	}
+	// A device without a key, whose ends do not fit, can only be left out: nothing would say that people had it forgotten.
+	row.AKPublic = nil
+	s.write(t, store.PutDevice{Device: row})
+	s.cfg.Limits = report.DefaultLimits
+	s.cfg.Limits.Successions = 1
+	got := s.verify(s.make(t, verifytest.Noon, verifytest.Noon.Add(24*time.Hour), ""))
+	wantOutcome(t, got, verify.Undecided)
+	if slices.ContainsFunc(got.Report.Devices, func(d api.DeviceRecord) bool { return d.Device.ID == id }) || !got.Coverage.Truncated {
+		t.Errorf("cut: the report has the device, or does not say that it is cut: %+v", got.Coverage)
 	}
 }

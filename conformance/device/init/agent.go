@@ -101,7 +101,7 @@ func (a *agent) obey(c command) int {
 		go a.shell(c.rest)
 		return 0
 	default:
-		a.serial.event("console", "error", "unknown command "+c.name)
+		a.serial.event("console", "error", "unknown command "+c.name+"; known: restart, off, pause, resume, kill, env NAME=VALUE, pcrs, ls FOLDER, sh LINE")
 		return 0
 	}
 	a.serial.event("done", "command", c.name)

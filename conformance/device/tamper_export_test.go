@@ -1,4 +1,0 @@
-package device
-
-// AgentArguments are those of the agent on every machine.
-func AgentArguments() []string { return agentArguments() }
