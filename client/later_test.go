@@ -48,7 +48,7 @@ func newImpostor(t *testing.T, from func(n int32) (notBefore, notAfter time.Time
 			if err != nil {
 				return
 			}
-			if conn.(*tls.Conn).HandshakeContext(context.Background()) == nil {
+			if conn.(*tls.Conn).HandshakeContext(t.Context()) == nil {
 				i.agreed.Add(1)
 			}
 			conn.Close()

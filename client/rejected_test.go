@@ -216,3 +216,21 @@ func TestImageIsNotGivenUpWhileTheClockIsWrong(t *testing.T) {
 		})
 	}
 }
+
+// Tries are counted up to the success: a later trouble with the same image begins anew.
+func TestInstallationThatWentWellInTheEndIsForgotten(t *testing.T) {
+	t.Parallel()
+	d, c := newChoosy(t, "activate", installer.ErrFailed)
+	image := randomImage(t, 1000)
+	d.publish("1.1.0", 3, image)
+	for range 2 {
+		if _, err := d.client.Step(t.Context()); !errors.Is(err, installer.ErrFailed) {
+			t.Fatalf("Step: %v, want %v", err, installer.ErrFailed)
+		}
+	}
+	c.step = ""
+	d.install("1.1.0", 3, image)
+	if b, err := os.ReadFile(filepath.Join(d.state, "state.json")); err != nil || strings.Contains(string(b), `"rejected"`) {
+		t.Errorf("the device remembers what went wrong before: %s, %v", b, err)
+	}
+}

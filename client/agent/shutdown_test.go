@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -106,6 +107,26 @@ func TestRestartCommandThatHangsIsKilled(t *testing.T) {
 	o := &options{reboot: "sleep 1000 & echo hanging; wait", err: new(bytes.Buffer), restarting: cancel, restartLimit: 100 * time.Millisecond}
 	if err := o.restart(ctx); err == nil || !strings.Contains(err.Error(), "took longer than 100ms and was killed") || ctx.Err() != nil {
 		t.Errorf("restart: %v, context %v, want an agent that goes on", err, ctx.Err())
+	}
+}
+
+// TestRestartCommandMayLeaveWorkBehind: one that asks for the restart and ends has succeeded, whoever still holds its output.
+func TestRestartCommandMayLeaveWorkBehind(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var out bytes.Buffer
+	o := &options{reboot: "sleep 1000 & echo $!", err: &out, restarting: cancel, restartLimit: time.Minute}
+	err := o.restart(ctx)
+	pid, pidErr := strconv.Atoi(strings.TrimSpace(out.String()))
+	if pidErr != nil {
+		t.Fatalf("restart: %v, output %q", err, out.String())
+	}
+	if killErr := syscall.Kill(pid, syscall.SIGKILL); killErr != nil {
+		t.Errorf("what it left behind is gone: %v", killErr)
+	}
+	if err != nil || ctx.Err() == nil {
+		t.Errorf("restart: %v, context %v, want an agent that ends", err, ctx.Err())
 	}
 }
 

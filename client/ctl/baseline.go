@@ -88,6 +88,9 @@ func showLearning(w io.Writer, l api.Learning) error {
 	if err := table(w, []string{"DEVICE", "OBSERVED", "BOOTED", "STANDING", "LEFT OUT"}, rows); err != nil {
 		return err
 	}
+	if len(l.Devices) == 0 {
+		note("no device of product %s and profile %s has proven a boot that is in order but for its firmware; 'cordonctl device list' shows products, 'device show ID' the profile", l.Product, l.Profile)
+	}
 	if l.More {
 		note("there are more devices than were looked at")
 	}

@@ -32,6 +32,11 @@ func (a *app) deviceCommand() *cobra.Command {
 
 func (a *app) deviceForgetKey() *cobra.Command {
 	c := &cobra.Command{Use: "forget-key ID", Short: "Ask that a device's attestation key is forgotten; the second person's word does it", Args: cobra.ExactArgs(1)}
+	c.Long = `Ask that a device's attestation key is forgotten; the second person's word, within 72 hours, does it.
+
+For a device that is refused with ak_not_bound because somebody rotated its key away. Its lease and its offer end at
+once; with its next poll the agent enrolls by itself, with the same TPM, and proves its boot. Product, tier, counters and
+quarantine stay. Clean the machine first: whoever is root when it enrolls registers the next key.`
 	why := c.Flags().String("reason", "", "why, for the audit log")
 	required(c, "reason")
 	c.RunE = a.device("forget the attestation key", func(ctx context.Context, client *api.Client, id string) (api.Device, error) {

@@ -82,8 +82,15 @@ func showVerdict(w io.Writer, v attestation.Verdict, at string) {
 
 func showChanges(w io.Writer, c api.BootChanges) {
 	fmt.Fprintf(w, "\nWHAT IT MEASURED OTHERWISE THAN IN THE BOOT THAT WAS AFFIRMED AT %s\n", moment(c.Since))
-	for _, change := range c.Changes {
-		fmt.Fprintf(w, "PCR %d\n   before: %s\n   now:    %s\n", change.PCR, measured(change.Before), measured(change.After))
+	for i, times := 0, 1; i < len(c.Changes); i, times = i+times, 1 {
+		for i+times < len(c.Changes) && c.Changes[i+times] == c.Changes[i] {
+			times++
+		}
+		change, often := c.Changes[i], ""
+		if times > 1 { // systemd-boot and its stub both measure the command line
+			often = fmt.Sprintf(", %d times", times)
+		}
+		fmt.Fprintf(w, "PCR %d%s\n   before: %s\n   now:    %s\n", change.PCR, often, measured(change.Before), measured(change.After))
 	}
 	if len(c.Changes) == 0 {
 		fmt.Fprintln(w, "nothing, say the event logs of both; what is expected of it may have changed since")

@@ -21,6 +21,8 @@ func TestWhyShowsWhatABootMeasuredOtherwise(t *testing.T) {
 	}{
 		"no other boot": {nil, ""},
 		"nothing":       {&api.BootChanges{Since: verifytest.Noon}, "nothing, say the event logs of both; what is expected of it may have changed since\n"},
+		"one twice": {&api.BootChanges{Since: verifytest.Noon, Changes: []api.BootChange{some[1], some[1], some[0]}}, "PCR 13, 2 times\n   before: no such measurement\n   now:    a credential\n" +
+			"PCR 12\n   before: kernel command line: quiet\n   now:    kernel command line: quiet ?[2Jsingle\n"},
 		"some": {&api.BootChanges{Since: verifytest.Noon, Changes: some}, "PCR 12\n   before: kernel command line: quiet\n   now:    kernel command line: quiet ?[2Jsingle\n" +
 			"PCR 13\n   before: no such measurement\n   now:    a credential\n"},
 	} {

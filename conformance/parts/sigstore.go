@@ -186,9 +186,9 @@ func (s *Sigstore) launch(ctx context.Context) error {
 	err := errors.Join(s.launchFulcio(), s.launchRekor(), s.launchTimestamps())
 	if err == nil {
 		err = errors.Join(
-			s.fulcio.waitReady(ctx, "Fulcio", answers(s.FulcioURL()+"/api/v2/configuration")),
-			s.rekor.waitReady(ctx, "Rekor", answers(s.RekorURL()+"/healthz")),
-			s.tsa.waitReady(ctx, "the timestamp authority", answers(s.timestamps.url()+"/api/v1/timestamp/certchain")),
+			s.fulcio.waitReady(ctx, "Fulcio", answers(s.FulcioURL()+"/api/v2/configuration", "application/json")),
+			s.rekor.waitReady(ctx, "Rekor", answers(s.RekorURL()+"/healthz", "application/json")),
+			s.tsa.waitReady(ctx, "the timestamp authority", answers(s.timestamps.url()+"/api/v1/timestamp/certchain", "application/pem-certificate-chain")),
 		)
 	}
 	if err != nil {
@@ -241,16 +241,17 @@ func (s *Sigstore) launchTimestamps() (err error) {
 	return err
 }
 
-// answers asks for a URL; any answer that is not an error is good.
-func answers(url string) func() error {
+// answers asks for a URL. An answer of another kind is that of a stranger who has taken the port: pages of metrics say yes to
+// every path.
+func answers(url, kind string) func() error {
 	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	return func() error {
 		r, err := client.Get(url)
 		if err != nil {
 			return err
 		}
-		if r.StatusCode >= http.StatusBadRequest {
-			err = fmt.Errorf("%s: %s", url, r.Status)
+		if got := r.Header.Get("Content-Type"); r.StatusCode >= http.StatusBadRequest || !strings.HasPrefix(got, kind) {
+			err = fmt.Errorf("%s: %s, %s", url, r.Status, got)
 		}
 		return errors.Join(err, r.Body.Close())
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -271,13 +272,21 @@ func (s *Server) tighten(c echo.Context, caller authn.Caller, decide func(fleet.
 	return err
 }
 
+// saysWhy refuses an empty or too long text of a person for the audit log; field is its name in the request.
+func saysWhy(field, text string) error {
+	if strings.TrimSpace(text) == "" || len(text) > maxDetail {
+		return problem.Malformed("say why in %s, in at most %d bytes", field, maxDetail)
+	}
+	return nil
+}
+
 func (s *Server) isolateDevice(c echo.Context, caller authn.Caller) error {
 	var req api.QuarantineRequest
 	if err := decode(c, &req); err != nil {
 		return err
 	}
-	if req.Detail == "" || len(req.Detail) > maxDetail {
-		return problem.Malformed("say why in detail, in at most %d bytes", maxDetail)
+	if err := saysWhy("detail", req.Detail); err != nil {
+		return err
 	}
 	return s.tighten(c, caller, func(d fleet.Device, q *fleet.Quarantine) (fleet.Step, error) {
 		if q != nil || d.Lifecycle != fleet.Active {

@@ -21,8 +21,8 @@ func (s *Server) forgetKey(c echo.Context, caller authn.Caller) error {
 	if err := decode(c, &req); err != nil {
 		return err
 	}
-	if req.Reason == "" || len(req.Reason) > maxDetail {
-		return problem.Malformed("say why in reason, in at most %d bytes", maxDetail)
+	if err := saysWhy("reason", req.Reason); err != nil {
+		return err
 	}
 	ctx := c.Request().Context()
 	return s.tighten(c, caller, func(d fleet.Device, q *fleet.Quarantine) (fleet.Step, error) {

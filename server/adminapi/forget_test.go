@@ -45,7 +45,7 @@ func TestTwoPeopleForgetAKey(t *testing.T) {
 	a.Apply(a.First(a.Policy("lamp")))
 	ann, bob := a.person("ann", api.RoleOperator), a.person("bob", api.RoleOperator)
 	id := a.device("one", nil)
-	for name, why := range map[string]string{"nothing": "", "too much": strings.Repeat("x", 1025)} {
+	for name, why := range map[string]string{"nothing": "", "blanks": " \t", "too much": strings.Repeat("x", 1025)} {
 		_, err := ann.ForgetKey(t.Context(), id, api.ForgetKeyRequest{Reason: why})
 		wantReason(t, name, err, reason.RequestMalformed)
 	}

@@ -100,8 +100,8 @@ func (s *Server) holdRelease(c echo.Context, caller authn.Caller) error {
 	if err := decode(c, &req); err != nil {
 		return err
 	}
-	if req.Detail == "" || len(req.Detail) > maxDetail {
-		return problem.Malformed("say why in detail, in at most %d bytes", maxDetail)
+	if err := saysWhy("detail", req.Detail); err != nil {
+		return err
 	}
 	return s.releaseAnswer(c)(s.Repository.Hold(c.Request().Context(), caller.Name, releaseName(c), req.Detail))
 }

@@ -145,8 +145,8 @@ func (s *Server) resumeSegment(c echo.Context, caller authn.Caller) error {
 	if err := artifacts.ValidName(product); err != nil {
 		return problem.Malformed("product: %v", err)
 	}
-	if req.Reason == "" || len(req.Reason) > maxDetail {
-		return problem.Malformed("say why in reason, in at most %d bytes", maxDetail)
+	if err := saysWhy("reason", req.Reason); err != nil {
+		return err
 	}
 	state, err := segment.Resume(c.Request().Context(), s.Store, product, caller.Name, req.Reason, s.Now())
 	if errors.Is(err, segment.ErrNotTripped) {
