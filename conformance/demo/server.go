@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/cordon-ota/cordon/client/api"
+	"github.com/cordon-ota/cordon/conformance/parts"
 )
 
 // server is cordond as a process, with the addresses that it keeps over restarts.
@@ -43,11 +43,11 @@ enforce = "200ms"
 `
 
 // configure writes the configuration. devicesURL is what devices connect to; database and bucket are lines of it.
-func (w *world) configure(devicesURL, database, bucket string) error {
+func (w *world) configure(ctx context.Context, devicesURL, database, bucket string) error {
 	var err error
 	s := &w.server
 	for _, address := range []*string{&s.devices, &s.admin, &s.metrics} {
-		if *address, err = freeAddress(); err != nil {
+		if *address, err = parts.FreeAddress(ctx); err != nil {
 			return err
 		}
 	}
@@ -65,15 +65,6 @@ func (w *world) times() string {
 		return w.opt.times
 	}
 	return times
-}
-
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("cannot find a free port: %w", err)
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 // startServer starts cordond and waits until its admin listener answers. env is added to what programs see.

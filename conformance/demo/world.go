@@ -76,7 +76,7 @@ func (w *world) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := w.configure("https://"+w.relay.address(), database, bucket); err != nil {
+	if err := w.configure(ctx, "https://"+w.relay.address(), database, bucket); err != nil {
 		return err
 	}
 	w.relay.connectTo(w.server.devices)

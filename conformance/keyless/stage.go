@@ -103,10 +103,8 @@ func (s *Stage) configure() {
 	s.Write("ek-roots.pem", string(append(roots, intermediates...)))
 	var addresses [3]string
 	for i := range addresses {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		addresses[i], err = parts.FreeAddress(s.t.Context())
 		s.check(err)
-		addresses[i] = l.Addr().String()
-		s.check(l.Close())
 	}
 	s.devices, s.admin = addresses[0], addresses[1]
 	s.Write("cordond.toml", fmt.Sprintf("data_dir = %q\nek_roots_file = %q\n[listen]\ndevices = %q\nadmin = %q\nmetrics = %q\ndevice_url = %q\n%s",

@@ -90,7 +90,7 @@ func (p *Postgres) start(ctx context.Context, dir string, cred *syscall.Credenti
 
 func (p *Postgres) launch(ctx context.Context, bin, dir string, cred *syscall.Credential) error {
 	var err error
-	if p.port, err = freePort(ctx, "127.0.0.1"); err != nil {
+	if p.port, err = FreePort(ctx, "127.0.0.1"); err != nil {
 		return err
 	}
 	clean := p.sockets

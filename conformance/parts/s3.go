@@ -76,7 +76,7 @@ func startS3(ctx context.Context, dir string, server s3Server) (*S3, error) {
 		if err = s.prepare(dir); err != nil {
 			break
 		}
-		if s.port, err = freePort(ctx, "127.0.0.1"); err != nil {
+		if s.port, err = FreePort(ctx, "127.0.0.1"); err != nil {
 			break
 		}
 		if err = s.launch(ctx); err == nil {

@@ -173,7 +173,7 @@ func (s *Sigstore) choosePorts(ctx context.Context) error {
 	for _, ports := range []*[3]int{&s.fulcioPorts, &s.rekorPorts} {
 		for i := range ports {
 			var err error
-			if ports[i], err = freePort(ctx, "127.0.0.1"); err != nil {
+			if ports[i], err = FreePort(ctx, "127.0.0.1"); err != nil {
 				return err
 			}
 		}

@@ -155,21 +155,11 @@ func freeAddr(ctx context.Context, addr string) (string, error) {
 	if port != "0" {
 		return addr, nil
 	}
-	n, err := freePort(ctx, host)
+	n, err := FreePort(ctx, host)
 	if err != nil {
 		return "", err
 	}
 	return net.JoinHostPort(host, strconv.Itoa(n)), nil
-}
-
-func freePort(ctx context.Context, host string) (int, error) {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", net.JoinHostPort(host, "0"))
-	if err != nil {
-		return 0, fmt.Errorf("cannot find a free port: %w", err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
 // Socket is the path of the TPM's unix socket, which tpmutil.OpenTPM opens; empty when it listens on TCP.
