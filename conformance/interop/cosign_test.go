@@ -99,7 +99,7 @@ func TestCosignBundlesAreJudgedByThePolicy(t *testing.T) {
 		{"attest-blob --statement with another Sigstore", attest(t, workflow(parts.Job{}), image, by(stranger)...), ourKey, "bundle 2 of 2"},
 		{"attest-blob --predicate, statement in cosign's words", attest(t, workflow(parts.Job{}), image,
 			append(by(sigstore)[:4], "--predicate", predicate, "--type", artifacts.PredicateType)...), ourKey, "does not sign a release statement"},
-		{"sign-blob", blob, ourKey, "it signs an image, not a release statement"},
+		{"sign-blob", blob, ourKey, "it signs an image, not a statement"},
 		{"attest-blob --statement with the key that signed already", attest(t, nil, image, "--key", key, "--signing-config", noServices, "--statement", statement), ourKey, "1 of the 2 different publishers"},
 		{"attest-blob --statement with the publisher's key", attest(t, nil, image, "--key", key, "--signing-config", noServices, "--statement", statement), append(ourWorkflow, "--dry-run"), ""},
 		{"attest-blob --statement with the publisher's key, logged", attest(t, nil, image, append(by(sigstore), "--key", key)...), append(ourWorkflow, "--dry-run"), ""},
